@@ -1,0 +1,265 @@
+//! The border between the edges (HTTP, command line) and the host.
+//!
+//! An edge turns what it received into an [`Action`], hands it to the runtime, and turns the [`Answer`] or the
+//! [`ActionError`] into its own format. Nothing else crosses. Edges may not know what is behind it, and what is behind it does
+//! not know JSON, HTTP or terminals.
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use theseus_value::{ObjectId, Value};
+
+/// The number of a transaction: 1, 2, 3 ... without gaps.
+pub type Tid = u64;
+
+/// An object as a client names it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum ObjectRef {
+    /// By id.
+    Id(ObjectId),
+    /// By its unique name.
+    Name(String),
+}
+
+/// Something that can be asked of a running host.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Action {
+    /// Makes an object; slots left out get the behaviour's defaults. `slots` is a map.
+    Create { behavior: String, name: Option<String>, slots: Value, request_id: Option<String> },
+    /// Copies an object: its own slots and parents.
+    Clone { object: ObjectRef, name: Option<String>, request_id: Option<String> },
+    /// Makes an empty object that delegates to `object`.
+    Derive { object: ObjectRef, name: Option<String>, request_id: Option<String> },
+    /// Removes an object and the names it carries.
+    Delete { object: ObjectRef, request_id: Option<String> },
+    /// Sends a message. `arguments` is a map (by name), an array (by position) or null (none).
+    Call { object: ObjectRef, method: String, arguments: Value, request_id: Option<String>, mode: CallMode },
+    /// One object, now or as of a transaction.
+    Get { object: ObjectRef, at: Option<Tid> },
+    /// Names and the objects that carry them, in name order; `after` continues a listing.
+    List { prefix: String, after: Option<String>, limit: usize },
+    /// Transactions from `from` on, oldest first: all, or those that wrote `object`.
+    History { object: Option<ObjectRef>, from: Tid, limit: usize },
+    /// The state of the host.
+    Status,
+    /// The plugins in force, and the retired ones that are still loaded.
+    Plugins,
+    /// What `apply` would do with these files or this bundle, without doing it.
+    Plan { paths: Vec<PathBuf> },
+    /// Replaces or brings in plugins, all of them or none.
+    Swap { paths: Vec<PathBuf> },
+    /// Does what the plan says: a swap, or a restart cycle.
+    Apply { bundle: PathBuf, reason: String },
+}
+
+/// How a `Call` may be executed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum CallMode {
+    /// A command or a query, whichever the method is.
+    Any,
+    /// Only a query: a command is refused with `read_only` and nothing happens.
+    QueryOnly,
+    /// A command or a query, executed in the order of submission with the commands around it.
+    InOrder,
+}
+
+/// What came of an [`Action`].
+#[derive(Clone, PartialEq, Debug)]
+pub enum Answer {
+    /// Of `Create`, `Clone`, `Derive`.
+    Object { id: ObjectId, at: Head },
+    /// Of `Delete`.
+    Deleted { at: Head },
+    /// Of `Call`: the method's result. `tid` is the transaction it ran in; none for a query.
+    Result { value: Value, tid: Option<Tid>, at: Head },
+    /// Of `Get`.
+    Record(ObjectView),
+    /// Of `List`.
+    Names { names: Vec<(String, ObjectId, String)>, more: bool },
+    /// Of `History`; `next` is where to go on, none if the end was reached.
+    History { transactions: Vec<TransactionView>, next: Option<Tid> },
+    /// Of `Status`.
+    Status(StatusView),
+    /// Of `Plugins`.
+    Plugins(Vec<PluginView>),
+    /// Of `Plan`.
+    Plan(PlanView),
+    /// Of `Swap`.
+    Swapped(SwapView),
+    /// Of `Apply`.
+    Applied(AppliedView),
+}
+
+/// A point of the history that is durable: its last transaction and the digest of its last record.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Head {
+    pub tid: Tid,
+    /// blake3 of the last batch record.
+    pub hash: [u8; 32],
+}
+
+/// One object.
+#[derive(Clone, PartialEq, Debug)]
+pub struct ObjectView {
+    pub id: ObjectId,
+    pub behavior: String,
+    pub schema: u32,
+    pub parents: Vec<ObjectId>,
+    /// The object's own slots, a map.
+    pub slots: Value,
+    /// The transaction that wrote this version, and how many versions there are up to it.
+    pub tid: Tid,
+    pub version: u64,
+}
+
+/// One transaction of the history.
+#[derive(Clone, PartialEq, Debug)]
+pub struct TransactionView {
+    pub tid: Tid,
+    pub time_us: u64,
+    pub incarnation: u64,
+    pub request_id: Option<String>,
+    /// None for what the host itself did (start, stop, swap, ...).
+    pub target: Option<ObjectId>,
+    pub method: String,
+    pub arguments: Value,
+    pub outcome: Result<Value, ActionError>,
+    /// The plugin that executed it and its digest in hexadecimal; none for what the host itself did.
+    pub executed_by: Option<(String, String)>,
+    /// The objects written: id and version.
+    pub writes: Vec<(ObjectId, u64)>,
+}
+
+/// The state of the host.
+#[derive(Clone, PartialEq, Debug)]
+pub struct StatusView {
+    /// The identity's own id, 32 hexadecimal digits, given at `init`.
+    pub identity: String,
+    pub head: Head,
+    pub incarnation: u64,
+    pub uptime_ms: u64,
+    /// The address of the application listener, such as `127.0.0.1:7070`.
+    pub http: Option<String>,
+    pub host_version: String,
+    pub abi_version: u32,
+    pub healthy: bool,
+    /// Why `healthy` is false.
+    pub trouble: Option<String>,
+    pub objects: u64,
+    pub plugins: Vec<PluginView>,
+    /// The restart cycle under way, if any: instruction id.
+    pub update: Option<String>,
+}
+
+/// A generation of a plugin.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PluginView {
+    pub name: String,
+    pub version: String,
+    /// In hexadecimal.
+    pub digest: String,
+    pub state: PluginState,
+    /// Behaviour names with their schema versions.
+    pub behaviors: Vec<(String, u32)>,
+}
+
+/// Where a generation stands.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum PluginState {
+    /// In force: executes messages.
+    Active,
+    /// Replaced, still executing what had begun.
+    Draining,
+    /// Replaced and drained, but not unloadable, and why.
+    Pinned { reason: String },
+}
+
+/// What would be done.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PlanView {
+    pub kind: PlanKind,
+    /// Why a restart cycle is needed, or why it is refused; empty for a swap.
+    pub reasons: Vec<String>,
+    pub plugins: Vec<PlannedPlugin>,
+}
+
+/// Which way an upgrade takes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PlanKind {
+    /// Everything is in force already.
+    Nothing,
+    /// In the live process.
+    Swap,
+    /// By the external restart cycle.
+    Restart,
+    /// Not at all.
+    Refused,
+}
+
+/// What would happen to one plugin.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PlannedPlugin {
+    pub name: String,
+    /// Digest in force now, in hexadecimal.
+    pub from: Option<String>,
+    pub to: String,
+    pub version: String,
+    /// Behaviour, schema now, schema then, number of objects to migrate.
+    pub migrations: Vec<(String, u32, u32, u64)>,
+    /// Whether the old plugin could take the objects back.
+    pub reversible: bool,
+}
+
+/// What a swap did.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SwapView {
+    /// The transaction that put the set in force; none if everything was in force already.
+    pub tid: Option<Tid>,
+    pub plugins: Vec<PlannedPlugin>,
+    /// Microseconds during which no transaction could start.
+    pub pause_us: u64,
+    /// Microseconds spent in each stage (`stage`, `inspect`, `load`, `commit`).
+    pub stages_us: BTreeMap<String, u64>,
+}
+
+/// What `apply` did or set in motion.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum AppliedView {
+    Swapped(SwapView),
+    /// A restart cycle was requested under this id; the host goes on working until the watchdog stops it.
+    Requested { id: String },
+}
+
+/// Why an action was not done.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ActionError {
+    /// The field's word: a name of [`theseus_abi::FailureCode`], or one of [`codes`].
+    pub code: String,
+    /// The behaviour's own word, if it gave one.
+    pub kind: Option<String>,
+    /// What happened and what to do.
+    pub message: String,
+    /// The transaction that recorded the failure, if any code ran.
+    pub tid: Option<Tid>,
+}
+
+/// Codes of [`ActionError`] beyond those of the ABI.
+pub mod codes {
+    /// A bounded queue is full; try again later. (HTTP 429)
+    pub const OVERLOADED: &str = "overloaded";
+    /// The host is stopping; the next one will answer. (HTTP 503)
+    pub const STOPPING: &str = "stopping";
+    /// The disk is full or failed; nothing was done. (HTTP 507)
+    pub const STORAGE_FULL: &str = "storage_full";
+    /// The storage does not work; the host has to be restarted. (HTTP 503)
+    pub const STORAGE_FAILED: &str = "storage_failed";
+    /// The plugin file is not acceptable. (HTTP 422; exit code 4)
+    pub const PLUGIN_REFUSED: &str = "plugin_refused";
+    /// The plan says no. (HTTP 409; exit code 4)
+    pub const PLAN_REFUSED: &str = "plan_refused";
+    /// The request id was used for a different request. (HTTP 422)
+    pub const REQUEST_ID_REUSED: &str = "request_id_reused";
+    /// The transaction asked for is not in the history. (HTTP 404)
+    pub const NO_SUCH_TRANSACTION: &str = "no_such_transaction";
+    /// The request itself is malformed. (HTTP 400; exit code 2)
+    pub const BAD_REQUEST: &str = "bad_request";
+}
