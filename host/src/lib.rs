@@ -3,4 +3,13 @@
 //! One folder a concern, dependencies pointing one way only:
 //! `cli, gateway -> runtime -> {swap, restart} -> {plugin, exec} -> identity -> value`.
 
+pub mod cli;
+pub mod config;
+pub mod exec;
+pub mod gateway;
+pub mod home;
+pub mod identity;
+pub mod plugin;
+pub mod restart;
 pub mod runtime;
+pub mod swap;

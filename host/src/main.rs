@@ -1,2 +1,5 @@
-//! placeholder
-fn main() {}
+//! The `theseus` command.
+
+fn main() -> std::process::ExitCode {
+    theseus_host::cli::main()
+}

@@ -4,6 +4,8 @@
 //! [`ActionError`] into its own format. Nothing else crosses. Edges may not know what is behind it, and what is behind it does
 //! not know JSON, HTTP or terminals.
 
+#![allow(missing_docs, reason = "fields are described where their type or variant is, as far as their names do not")]
+
 use std::{collections::BTreeMap, path::PathBuf};
 
 use theseus_value::{ObjectId, Value};
@@ -226,7 +228,9 @@ pub struct SwapView {
 pub enum AppliedView {
     Swapped(SwapView),
     /// A restart cycle was requested under this id; the host goes on working until the watchdog stops it.
-    Requested { id: String },
+    Requested {
+        id: String,
+    },
 }
 
 /// Why an action was not done.
@@ -252,6 +256,8 @@ pub mod codes {
     pub const STORAGE_FULL: &str = "storage_full";
     /// The storage does not work; the host has to be restarted. (HTTP 503)
     pub const STORAGE_FAILED: &str = "storage_failed";
+    /// A record of the identity is not what was written. (HTTP 500; exit code 5)
+    pub const IDENTITY_DAMAGED: &str = "identity_damaged";
     /// The plugin file is not acceptable. (HTTP 422; exit code 4)
     pub const PLUGIN_REFUSED: &str = "plugin_refused";
     /// The plan says no. (HTTP 409; exit code 4)
@@ -262,4 +268,28 @@ pub mod codes {
     pub const NO_SUCH_TRANSACTION: &str = "no_such_transaction";
     /// The request itself is malformed. (HTTP 400; exit code 2)
     pub const BAD_REQUEST: &str = "bad_request";
+}
+
+/// What `verify` found.
+#[derive(Clone, PartialEq, Debug)]
+pub struct VerifyReport {
+    pub identity: String,
+    pub head: Head,
+    /// Records, transactions and bytes of history that were walked, and object rows compared with them.
+    pub batches: u64,
+    pub transactions: u64,
+    pub bytes: u64,
+    pub objects: u64,
+    pub elapsed_ms: u64,
+    /// Empty if the identity is whole.
+    pub damage: Vec<Damage>,
+}
+
+/// One place where the identity is not what it should be.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Damage {
+    /// Where: `history record of transactions 5 to 9`, `object 7`, ...
+    pub place: String,
+    /// What is wrong there.
+    pub problem: String,
 }

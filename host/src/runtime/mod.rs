@@ -1,3 +1,11 @@
 //! The closed set of things that can be asked of a running host, and the host that does them.
 
 pub mod action;
+mod host;
+mod metrics;
+pub mod offline;
+mod operator;
+mod owner;
+mod views;
+
+pub use host::{OpenError, Reply, Runtime, StopError};

@@ -1,2 +1,269 @@
-//! placeholder
-fn main() {}
+//! `voyage`: traffic, real events and the demonstration, from the command line.
+
+use std::{
+    error::Error,
+    io::Write,
+    net::SocketAddr,
+    path::PathBuf,
+    process::ExitCode,
+    thread,
+    time::{Duration, Instant},
+};
+
+use clap::{Args, Parser, Subcommand};
+use theseus_voyage::{
+    api::Host,
+    demo::{self, Demo},
+    feed::{self, Feed, FeedReport, LINES_PER_REQUEST_MAX, Position},
+    flights,
+    load::{self, Load},
+    progress::Progress,
+    report,
+};
+
+/// Puts traffic on a running host, and tells what became of every request.
+///
+/// Exits with 0 if all is as it should be, 1 if something is off, and 2 if the command line is wrong.
+#[derive(Parser)]
+#[command(version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Takes a file of flights in, in the order of the file, each flight once.
+    Feed(FeedArgs),
+    /// Prints what the host found in the flights, one line for each carrier, airport and aircraft.
+    Figures {
+        #[command(flatten)]
+        to: To,
+    },
+    /// Increments counters and moves money from many clients, and compares the host with what they were told.
+    Load(LoadArgs),
+    /// Replaces plugins and the host under live traffic, kills it, and accounts for everything.
+    Demo(DemoArgs),
+}
+
+#[derive(Args)]
+struct To {
+    /// The host's address.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7070")]
+    to: SocketAddr,
+    /// Seconds for which one request is tried before it counts as unanswered.
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
+    patience: u64,
+}
+
+impl To {
+    fn patience(&self) -> Duration {
+        Duration::from_secs(self.patience)
+    }
+}
+
+#[derive(Args)]
+struct FeedArgs {
+    /// Flights as CSV with a header, compressed with gzip or not.
+    file: PathBuf,
+    #[command(flatten)]
+    to: To,
+    /// The name of the object that takes the flights in.
+    #[arg(long, default_value = "board")]
+    board: String,
+    /// Flights in one request.
+    #[arg(long, value_name = "LINES", default_value_t = 500, value_parser = lines_per_request)]
+    lines_per_request: usize,
+    /// Notes how far it came in this file, and goes on from there.
+    #[arg(long, value_name = "FILE")]
+    state: Option<PathBuf>,
+    /// What the request ids begin with; the line number follows.
+    #[arg(long, value_name = "PREFIX", default_value = "flight-")]
+    ids: String,
+    /// The most flights per second.
+    #[arg(long, value_name = "RATE", value_parser = clap::value_parser!(u32).range(1..))]
+    rate: Option<u32>,
+    /// Prints the summary as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args)]
+struct LoadArgs {
+    #[command(flatten)]
+    to: To,
+    /// Counters to spread the increments over.
+    #[arg(long, default_value_t = 16, value_parser = at_least_one)]
+    counters: usize,
+    /// Accounts of the ledger; 0 for no transfers.
+    #[arg(long, default_value_t = 16, value_parser = accounts)]
+    accounts: usize,
+    /// Clients, each with a connection of its own.
+    #[arg(long, default_value_t = 8, value_parser = at_least_one)]
+    clients: usize,
+    /// How long to go on.
+    #[arg(long, default_value_t = 10, conflicts_with = "requests")]
+    seconds: u64,
+    /// How many requests to send instead.
+    #[arg(long)]
+    requests: Option<u64>,
+    /// What the names of the objects begin with. Nobody else may use these objects meanwhile.
+    #[arg(long, default_value = "load")]
+    prefix: String,
+    /// Prints the report as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args)]
+struct DemoArgs {
+    /// The host's binary.
+    #[arg(long, value_name = "PATH")]
+    theseus: PathBuf,
+    /// The watchdog's binary.
+    #[arg(long, value_name = "PATH")]
+    watchdog: PathBuf,
+    /// The folder with the plugins' libraries.
+    #[arg(long, value_name = "DIR")]
+    plugins: PathBuf,
+    /// The folder with the upgrade scripts.
+    #[arg(long, value_name = "DIR")]
+    apply: PathBuf,
+    /// A bundle with a rebuilt host.
+    #[arg(long, value_name = "DIR")]
+    bundle: PathBuf,
+    /// A folder for the identity that does not exist yet.
+    #[arg(long, value_name = "DIR")]
+    home: PathBuf,
+    /// The flights.
+    #[arg(long, value_name = "FILE")]
+    flights: PathBuf,
+    /// The program that computes the same figures independently.
+    #[arg(long, value_name = "PATH")]
+    figures: PathBuf,
+    /// About how many seconds the flights should take.
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(5..))]
+    seconds: u64,
+    /// Clients of the load.
+    #[arg(long, default_value_t = 8, value_parser = at_least_one)]
+    clients: usize,
+    /// Prints the account as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Feed(args) => feed_file(args),
+        Command::Figures { to } => print_figures(&to),
+        Command::Load(args) => make_load(args),
+        Command::Demo(args) => run_demo(args),
+    };
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("voyage: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn feed_file(args: FeedArgs) -> Result<bool, Box<dyn Error>> {
+    let total = flights::count_flights(&args.file)?;
+    let patience = args.to.patience();
+    let feed = Feed {
+        file: args.file,
+        to: args.to.to,
+        board: args.board,
+        lines_per_request: args.lines_per_request,
+        state: args.state,
+        ids: args.ids,
+        rate_max: args.rate,
+        patience,
+    };
+    let progress = Progress::new("flights", total);
+    let report = feed::run(&feed, &Position::default(), &mut |done| progress.set(done));
+    progress.finish();
+    let report: FeedReport = report?;
+    if args.json {
+        println!("{}", serde_json::to_string(&report)?);
+    } else {
+        print!("{}", report::feed(&report));
+    }
+    Ok(true)
+}
+
+fn print_figures(to: &To) -> Result<bool, Box<dyn Error>> {
+    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+    let count = flights::write_figures(&mut Host::new(to.to, to.patience()), &mut out)?;
+    out.flush()?;
+    if count == 0 {
+        eprintln!("voyage: the host has seen no flights; take some in with `voyage feed`");
+    }
+    Ok(count > 0)
+}
+
+fn make_load(args: LoadArgs) -> Result<bool, Box<dyn Error>> {
+    let load = Load {
+        to: args.to.to,
+        prefix: args.prefix,
+        counters: args.counters,
+        accounts: args.accounts,
+        clients: args.clients,
+        requests_max: args.requests,
+        patience: args.to.patience(),
+    };
+    let running = load::start(load)?;
+    let end = Instant::now() + Duration::from_secs(args.seconds);
+    let progress = Progress::new("requests", args.requests.unwrap_or(0));
+    while !running.is_finished() && (args.requests.is_some() || Instant::now() < end) {
+        thread::sleep(Duration::from_millis(50));
+        progress.set(running.answered());
+    }
+    progress.finish();
+    let (report, _) = running.finish()?;
+    if args.json {
+        println!("{}", serde_json::to_string(&report)?);
+    } else {
+        print!("{}", report::load(&report));
+    }
+    Ok(report.faultless())
+}
+
+fn run_demo(args: DemoArgs) -> Result<bool, Box<dyn Error>> {
+    let json = args.json;
+    let account = demo::run(&Demo {
+        theseus: args.theseus,
+        watchdog: args.watchdog,
+        plugins: args.plugins,
+        apply: args.apply,
+        bundle: args.bundle,
+        home: args.home,
+        flights: args.flights,
+        figures: args.figures,
+        flights_for: Duration::from_secs(args.seconds),
+        clients: args.clients,
+    })?;
+    if json {
+        println!("{}", serde_json::to_string(&account)?);
+    } else {
+        print!("{}", report::account(&account));
+    }
+    Ok(account.problems.is_empty())
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|number| *number > 0).ok_or_else(|| "expected a number from 1 on".to_owned())
+}
+
+fn accounts(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|number| *number != 1).ok_or_else(|| "expected 0, or a number from 2 on".to_owned())
+}
+
+fn lines_per_request(text: &str) -> Result<usize, String> {
+    text.parse()
+        .ok()
+        .filter(|lines| (1..=LINES_PER_REQUEST_MAX).contains(lines))
+        .ok_or_else(|| format!("expected a number from 1 to {LINES_PER_REQUEST_MAX}"))
+}

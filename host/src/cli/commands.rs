@@ -1,0 +1,364 @@
+//! What each command does.
+
+use std::{
+    fs,
+    io::{self, IsTerminal, Write},
+    path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
+};
+
+use serde_json::{Value as Json, json};
+
+use super::{
+    Arguments, Command,
+    client::{Ask, Client, escaped},
+    fault::{Exit, Fault},
+    output, run,
+};
+use crate::{
+    config::Config,
+    gateway::{json as forms, request::parse_ref},
+    home::Home,
+    runtime::{
+        action::{Action, Answer, ObjectRef},
+        offline,
+    },
+};
+
+/// How often `status --watch` looks.
+const WATCH_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How many names or transactions are asked for at once.
+const PAGE: usize = 1000;
+
+/// Executes the command line.
+pub(super) fn execute(arguments: Arguments) -> Result<(), Fault> {
+    match arguments.command {
+        Command::Completions { shell } => completions(shell),
+        Command::Man { command } => manual(command),
+        command => Session { home: arguments.global.home()?, json: arguments.global.json }.execute(command),
+    }
+}
+
+/// A command about one home.
+struct Session {
+    home: Home,
+    /// Print documents instead of text for people.
+    json: bool,
+}
+
+impl Session {
+    fn execute(&self, command: Command) -> Result<(), Fault> {
+        match command {
+            Command::Init => self.init(),
+            Command::Run => run::run(&self.home),
+            Command::Status { watch } => self.status(watch),
+            Command::New { behavior, name, slots } => {
+                let slots = slots.map(|slots| parsed("--slots", &slots)).transpose()?;
+                self.make(json!({ "behavior": behavior, "name": name, "slots": slots }))
+            }
+            Command::Clone { object, name } => self.make(json!({ "clone": object, "name": name })),
+            Command::Derive { object, name } => self.make(json!({ "derive": object, "name": name })),
+            Command::Call { object, method, arguments, request_id } => {
+                self.call(&object, &method, arguments, request_id)
+            }
+            Command::Get { object, at } => self.get(&object, at),
+            Command::Delete { object } => {
+                let text = self.running()?.ask(Ask::delete(object_path(&object)?))?;
+                self.print(&text, |_| format!("deleted {object}\n"))
+            }
+            Command::Ls { prefix } => self.list(&prefix),
+            Command::History { object, from, follow, limit } => self.history(object, from, follow, limit),
+            Command::Verify => self.verify(),
+            Command::Plugins => {
+                let text = self.ask_anyhow("/v1/plugins".into(), Action::Plugins)?;
+                self.print(&text, |document| output::plugins(&document["plugins"]))
+            }
+            Command::Plan { paths } => self.plan(&paths),
+            Command::Swap { paths } => {
+                let text = self.running()?.ask(Ask::post("/v1/swap", json!({ "paths": absolute(&paths)? })))?;
+                self.print(&text, output::swap)
+            }
+            Command::Apply { bundle, reason } => {
+                let [bundle] = &absolute(&[bundle])?[..] else { unreachable!("one path in, one path out") };
+                let text =
+                    self.running()?.ask(Ask::post("/v1/apply", json!({ "bundle": bundle, "reason": reason })))?;
+                self.print(&text, output::applied)
+            }
+            Command::Completions { .. } | Command::Man { .. } => unreachable!("needs no home and was done before"),
+        }
+    }
+
+    fn init(&self) -> Result<(), Fault> {
+        let failed = |error: io::Error| Fault::failed("cannot_init", format!("{} cannot be made: {error}", self.home));
+        fs::create_dir_all(self.home.path()).map_err(failed)?;
+        let config = Config::load(&self.home).map_err(|error| Fault::failed("bad_settings", error.to_string()))?;
+        let identity = offline::init(&self.home, &config)?;
+        config.write_if_missing(&self.home).map_err(failed)?;
+        let home = self.home.path().display().to_string();
+        let document = json!({ "identity": identity, "home": home });
+        self.print(&document.to_string(), |_| {
+            format!("identity {identity} in {home}\nrun its host with: theseus --home {home} run\n")
+        })
+    }
+
+    fn status(&self, watch: bool) -> Result<(), Fault> {
+        loop {
+            let text = match self.ask_anyhow("/v1/status".into(), Action::Status) {
+                Err(fault) if watch => {
+                    // A host that is being restarted is just what one wants to watch.
+                    _ = fault.report(self.json);
+                    thread::sleep(WATCH_INTERVAL);
+                    continue;
+                }
+                asked => asked?,
+            };
+            if watch && !self.json && io::stdout().is_terminal() {
+                // Clears the screen and begins at its top (ECMA-48 ED and CUP).
+                write!(io::stdout(), "\x1b[2J\x1b[H")?;
+            }
+            self.print(&text, output::status)?;
+            if !watch {
+                return Ok(());
+            }
+            thread::sleep(WATCH_INTERVAL);
+        }
+    }
+
+    /// `new`, `clone`, `derive`: prints the id alone.
+    fn make(&self, mut body: Json) -> Result<(), Fault> {
+        if let Json::Object(fields) = &mut body {
+            fields.retain(|_, field| !field.is_null());
+        }
+        let text = self.running()?.ask(Ask::post("/v1/objects", body))?;
+        self.print(&text, |document| format!("{}\n", document["id"]))
+    }
+
+    fn call(
+        &self,
+        object: &str,
+        method: &str,
+        arguments: Option<String>,
+        request_id: Option<String>,
+    ) -> Result<(), Fault> {
+        let body = arguments.map(|text| call_body(&text)).transpose()?.unwrap_or_default();
+        let path = format!("{}/{}", object_path(object)?, escaped(method));
+        let text = self.running()?.ask(Ask::post(path, body).with_request_id(request_id))?;
+        self.print(&text, |document| match &document["result"] {
+            Json::String(text) => format!("{text}\n"),
+            result => format!("{result}\n"),
+        })
+    }
+
+    fn get(&self, object: &str, at: Option<u64>) -> Result<(), Fault> {
+        let path = object_path(object)? + &at.map_or(String::new(), |tid| format!("?at={tid}"));
+        let text = self.ask_anyhow(path, Action::Get { object: named(object)?, at })?;
+        self.print(&text, output::object)
+    }
+
+    fn list(&self, prefix: &str) -> Result<(), Fault> {
+        let mut names: Vec<Json> = Vec::new();
+        loop {
+            let after = names.last().and_then(|name| name["name"].as_str()).map(str::to_owned);
+            let mut path = format!("/v1/objects?limit={PAGE}&prefix={}", escaped(prefix));
+            if let Some(after) = &after {
+                path += &format!("&after={}", escaped(after));
+            }
+            let text = self.ask_anyhow(path, Action::List { prefix: prefix.to_owned(), after, limit: PAGE })?;
+            let mut page = document(&text)?;
+            let more = page["more"] == true;
+            match page["names"].as_array_mut() {
+                Some(page) if !page.is_empty() => names.append(page),
+                _ => break,
+            }
+            if !more {
+                break;
+            }
+        }
+        let all = json!({ "names": names });
+        self.print(&all.to_string(), |all| output::names(&all["names"]))
+    }
+
+    fn history(&self, object: Option<String>, from: u64, follow: bool, limit: Option<u64>) -> Result<(), Fault> {
+        let reference = object.as_deref().map(named).transpose()?;
+        let Some(mut client) = Client::connect(&self.home)? else {
+            if follow {
+                return Err(Fault::no_host(&self.home));
+            }
+            return self.history_offline(reference, from, limit);
+        };
+        let place = object.as_deref().map(object_path).transpose()?.unwrap_or_else(|| "/v1".into());
+        let mut path = format!("{place}/history?from={from}&follow={}", u8::from(follow));
+        if let Some(limit) = limit {
+            path += &format!("&limit={limit}");
+        }
+        client.ask_lines(Ask::get(path), |line| {
+            let transaction = document(line)?;
+            if transaction["tid"].is_null() {
+                return Err(Fault::from_problem(transaction["error"].clone()));
+            }
+            self.print(line, output::transaction)
+        })
+    }
+
+    fn history_offline(&self, object: Option<ObjectRef>, from: u64, limit: Option<u64>) -> Result<(), Fault> {
+        let mut left = limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
+        let mut from = Some(from);
+        while let Some(first) = from
+            && left > 0
+        {
+            let action = Action::History { object: object.clone(), from: first, limit: left.min(PAGE) };
+            let Answer::History { transactions, next } = self.offline(action)? else {
+                unreachable!("History is answered with History")
+            };
+            left -= transactions.len();
+            for transaction in &transactions {
+                self.print(&forms::transaction(transaction).to_string(), output::transaction)?;
+            }
+            from = next;
+        }
+        Ok(())
+    }
+
+    fn verify(&self) -> Result<(), Fault> {
+        let shown = io::stderr().is_terminal();
+        let mut last = Instant::now();
+        let report = offline::verify(&self.home, &mut |done, total| {
+            if shown && (done == total || last.elapsed() > Duration::from_millis(100)) {
+                last = Instant::now();
+                // A terminal that cannot be written to does not make the identity any worse.
+                _ = write!(io::stderr(), "\r{}\x1b[K", output::progress(done, total));
+            }
+        });
+        if shown {
+            _ = write!(io::stderr(), "\r\x1b[K");
+        }
+        let report = report?;
+        self.print(&forms::verification(&report).to_string(), output::verification)?;
+        if report.damage.is_empty() { Ok(()) } else { Err(Fault::Shown(Exit::Damaged)) }
+    }
+
+    fn plan(&self, paths: &[PathBuf]) -> Result<(), Fault> {
+        let text = self.running()?.ask(Ask::post("/v1/plan", json!({ "paths": absolute(paths)? })))?;
+        self.print(&text, output::plan)?;
+        if document(&text)?["kind"] == "refused" { Err(Fault::Shown(Exit::Refused)) } else { Ok(()) }
+    }
+
+    /// The running host, which this command needs.
+    fn running(&self) -> Result<Client, Fault> {
+        Client::connect(&self.home)?.ok_or_else(|| Fault::no_host(&self.home))
+    }
+
+    /// Asks the running host, or the identity itself if none runs.
+    fn ask_anyhow(&self, path: String, action: Action) -> Result<String, Fault> {
+        match Client::connect(&self.home)? {
+            Some(mut client) => client.ask(Ask::get(path)),
+            None => Ok(forms::answer(&self.offline(action)?).to_string()),
+        }
+    }
+
+    fn offline(&self, action: Action) -> Result<Answer, Fault> {
+        if !self.home.identity().exists() {
+            let make = format!("{} holds no identity; make one with `theseus --home {} init`", self.home, self.home);
+            return Err(Fault::failed("no_identity", make));
+        }
+        Ok(offline::perform(&self.home, action)?)
+    }
+
+    /// Prints a document as it is, or as text for people.
+    fn print(&self, text: &str, human: impl FnOnce(&Json) -> String) -> Result<(), Fault> {
+        let mut out = io::stdout().lock();
+        if self.json {
+            writeln!(out, "{text}")?;
+        } else {
+            out.write_all(human(&document(text)?).as_bytes())?;
+        }
+        Ok(out.flush()?)
+    }
+}
+
+fn completions(shell: clap_complete::Shell) -> Result<(), Fault> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut super::description(), "theseus", &mut script);
+    Ok(io::stdout().write_all(&script)?)
+}
+
+fn manual(command: Option<String>) -> Result<(), Fault> {
+    let mut theseus = super::description();
+    theseus.build();
+    let described = match &command {
+        None => theseus,
+        Some(name) => match theseus.find_subcommand(name) {
+            Some(described) => described.clone(),
+            None => return Err(Fault::usage(format!("there is no command `{name}`"))),
+        },
+    };
+    let mut page = Vec::new();
+    clap_mangen::Man::new(described).render(&mut page)?;
+    Ok(io::stdout().write_all(&page)?)
+}
+
+fn named(object: &str) -> Result<ObjectRef, Fault> {
+    parse_ref(object).map_err(Fault::usage)
+}
+
+fn object_path(object: &str) -> Result<String, Fault> {
+    named(object)?;
+    Ok(format!("/v1/objects/{}", escaped(object)))
+}
+
+/// The body of a call. What was written is passed on unchanged, so that no number loses a digit on the way.
+fn call_body(text: &str) -> Result<String, Fault> {
+    Ok(match parsed("ARGS-JSON", text)? {
+        Json::Object(_) | Json::Array(_) => text.to_owned(),
+        _ => format!("[{text}]"),
+    })
+}
+
+fn parsed(what: &str, text: &str) -> Result<Json, Fault> {
+    serde_json::from_str(text).map_err(|error| {
+        Fault::usage(format!("{what} is not JSON: {error}; a text needs quotes within quotes, such as '\"{text}\"'"))
+    })
+}
+
+fn document(text: &str) -> Result<Json, Fault> {
+    serde_json::from_str(text)
+        .map_err(|error| Fault::failed("bad_answer", format!("the host did not answer in JSON: {error}")))
+}
+
+/// Paths as the host, which works in another folder, can use them.
+fn absolute(paths: &[PathBuf]) -> Result<Vec<String>, Fault> {
+    let one = |path: &PathBuf| -> Result<String, Fault> {
+        let show = |path: &Path| path.display().to_string();
+        let absolute = std::path::absolute(path);
+        let absolute = absolute.map_err(|error| Fault::usage(format!("{} is no path: {error}", show(path))))?;
+        absolute.into_os_string().into_string().map_err(|_| Fault::usage(format!("{} is not UTF-8", show(path))))
+    };
+    paths.iter().map(one).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arguments_are_named_positional_or_alone() {
+        assert_eq!(call_body(r#"{"by": 5}"#).unwrap(), r#"{"by": 5}"#);
+        assert_eq!(call_body("[1, 2]").unwrap(), "[1, 2]");
+        assert_eq!(call_body("5").unwrap(), "[5]");
+        assert_eq!(call_body("18446744073709551615").unwrap(), "[18446744073709551615]");
+        assert_eq!(call_body("\"word\"").unwrap(), "[\"word\"]");
+        assert_eq!(call_body("null").unwrap(), "[null]");
+        let Fault::Told { exit, message, .. } = call_body("word").unwrap_err() else { panic!("not told") };
+        assert_eq!(exit, 2);
+        assert!(message.contains("'\"word\"'"), "{message}");
+    }
+
+    #[test]
+    fn paths_become_absolute() {
+        let here = std::env::current_dir().unwrap();
+        let paths = absolute(&["a/b.so".into(), "/c.so".into()]).unwrap();
+        assert_eq!(paths, [here.join("a/b.so").to_str().unwrap(), "/c.so"]);
+    }
+}

@@ -1,0 +1,282 @@
+//! The command line: `theseus`, for operators and scripts.
+//!
+//! A command talks to the running host through its control socket. Some also work on an identity whose host does not
+//! run, and print the same then. Documents go to standard output, errors to standard error. `docs/cli.md` is the
+//! reference.
+
+mod client;
+mod commands;
+mod fault;
+mod output;
+mod run;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Args, CommandFactory, Parser, Subcommand};
+
+use self::fault::Fault;
+use crate::home::Home;
+
+/// Runs a host of living objects whose behaviour can be replaced while it works, and talks to it.
+#[derive(Parser)]
+#[command(name = "theseus", version, max_term_width = 100)]
+#[command(after_help = "\
+Exit codes: 0 done, 1 failed, 2 usage, 3 no host running, 4 refused (policy, ABI, plan), 5 identity damaged.
+
+Examples:
+  theseus init                              make an identity in ~/.theseus
+  theseus run                               run its host
+  theseus swap target/release/libcounter.so bring in a plugin
+  theseus new counter.Counter visits        make an object named visits
+  theseus call visits increment 5           send it a message")]
+struct Arguments {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Args)]
+struct Global {
+    /// The folder of the identity [default: ~/.theseus].
+    #[arg(long, global = true, env = "THESEUS_HOME", value_name = "DIR", hide_env_values = true)]
+    home: Option<PathBuf>,
+    /// Print one JSON document (a stream prints one a line), and errors as a JSON line.
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+impl Global {
+    fn home(&self) -> Result<Home, Fault> {
+        if let Some(folder) = &self.home {
+            return Ok(Home::new(folder));
+        }
+        let user = std::env::home_dir().filter(|folder| !folder.as_os_str().is_empty());
+        let user = user.ok_or_else(|| Fault::usage("you have no home folder; say --home DIR"))?;
+        Ok(Home::new(user.join(".theseus")))
+    }
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Makes a new, empty identity and its settings file.
+    #[command(after_help = "Examples:\n  theseus init\n  theseus --home /srv/theseus init")]
+    Init,
+    /// Runs the host until SIGTERM or SIGINT, then finishes what it has begun.
+    #[command(after_help = "Examples:\n  theseus run\n  theseus --home /srv/theseus run")]
+    Run,
+    /// Shows the state of the host.
+    #[command(after_help = "Examples:\n  theseus status\n  theseus status --json\n  theseus status --watch")]
+    Status {
+        /// Show it again every second, until interrupted.
+        #[arg(long)]
+        watch: bool,
+    },
+    /// Makes an object and prints its id.
+    #[command(after_help = "\
+Examples:
+  theseus new counter.Counter
+  theseus new counter.Counter visits --slots '{\"count\": 5}'")]
+    New {
+        /// Its behaviour, as `theseus plugins` lists them.
+        behavior: String,
+        /// A unique name for it.
+        name: Option<String>,
+        /// Its slots, as a JSON object; those left out get the behaviour's defaults.
+        #[arg(long, value_name = "JSON")]
+        slots: Option<String>,
+    },
+    /// Sends a message and prints the answer.
+    #[command(after_help = "\
+Examples:
+  theseus call visits count
+  theseus call visits increment 5               one argument
+  theseus call visits increment '{\"by\": 5}'     by name
+  theseus call visits move_to '[{\"$ref\": 7}, 3]' by position
+  theseus call visits increment 5 --request-id order-17   executed once, however often it is sent")]
+    Call {
+        /// The object: its id or its name.
+        object: String,
+        /// The method.
+        method: String,
+        /// A JSON object (arguments by name), array (by position), or any other JSON (the only argument).
+        #[arg(value_name = "ARGS-JSON", allow_negative_numbers = true)]
+        arguments: Option<String>,
+        /// Makes the message safe to repeat: it is executed once for each id.
+        #[arg(long, value_name = "ID")]
+        request_id: Option<String>,
+    },
+    /// Shows an object, now or as it was.
+    #[command(after_help = "Examples:\n  theseus get visits\n  theseus get 7 --at 120")]
+    Get {
+        /// The object: its id or its name.
+        object: String,
+        /// As of this transaction.
+        #[arg(long, value_name = "TID")]
+        at: Option<u64>,
+    },
+    /// Lists named objects.
+    #[command(after_help = "Examples:\n  theseus ls\n  theseus ls account/")]
+    Ls {
+        /// Only names that begin so.
+        #[arg(default_value = "")]
+        prefix: String,
+    },
+    /// Copies an object and prints the copy's id.
+    #[command(after_help = "Examples:\n  theseus clone visits\n  theseus clone visits visits-2")]
+    Clone {
+        /// The object: its id or its name.
+        object: String,
+        /// A unique name for the copy.
+        name: Option<String>,
+    },
+    /// Makes an empty object that delegates to another, and prints its id.
+    #[command(after_help = "Examples:\n  theseus derive visits\n  theseus derive visits visits-today")]
+    Derive {
+        /// The object to delegate to: its id or its name.
+        object: String,
+        /// A unique name for the new object.
+        name: Option<String>,
+    },
+    /// Removes an object and its names; its history stays.
+    #[command(after_help = "Examples:\n  theseus delete visits")]
+    Delete {
+        /// The object: its id or its name.
+        object: String,
+    },
+    /// Shows transactions, oldest first: all, or those that wrote an object.
+    #[command(after_help = "\
+Examples:
+  theseus history --from 1000 --limit 20
+  theseus history visits
+  theseus history --follow --json")]
+    History {
+        /// The object: its id or its name.
+        object: Option<String>,
+        /// Begin at this transaction.
+        #[arg(long, value_name = "TID", default_value_t = 1)]
+        from: u64,
+        /// Go on with new transactions as they come, until interrupted.
+        #[arg(long)]
+        follow: bool,
+        /// Show at most so many.
+        #[arg(long, value_name = "COUNT")]
+        limit: Option<u64>,
+    },
+    /// Checks every record of the history and compares the objects with it.
+    #[command(after_help = "Examples:\n  theseus verify\n  theseus verify --json")]
+    Verify,
+    /// Lists the plugins in force, and replaced ones that are still loaded.
+    #[command(after_help = "Examples:\n  theseus plugins\n  theseus plugins --json")]
+    Plugins,
+    /// Tells what `apply` would do, without doing it.
+    #[command(after_help = "Examples:\n  theseus plan target/release/libcounter.so\n  theseus plan release-2.bundle")]
+    Plan {
+        /// Plugin files, or a bundle.
+        #[arg(required = true, value_name = "PATH")]
+        paths: Vec<PathBuf>,
+    },
+    /// Replaces or brings in plugins between two transactions, all of them or none.
+    #[command(
+        after_help = "Examples:\n  theseus swap target/release/libcounter.so\n  theseus swap libcounter.so libledger.so"
+    )]
+    Swap {
+        /// Plugin files.
+        #[arg(required = true, value_name = "PATH")]
+        paths: Vec<PathBuf>,
+    },
+    /// Does what `plan` says: a swap in the live host, or a restart cycle.
+    #[command(after_help = "Examples:\n  theseus apply release-2.bundle --reason 'security fix'")]
+    Apply {
+        /// The bundle.
+        bundle: PathBuf,
+        /// Why; it is kept in the history.
+        #[arg(long, default_value = "", value_name = "TEXT")]
+        reason: String,
+    },
+    /// Prints a completion script for a shell.
+    #[command(
+        after_help = "Examples:\n  theseus completions bash > ~/.local/share/bash-completion/completions/theseus"
+    )]
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Prints the manual page, or that of a command.
+    #[command(after_help = "Examples:\n  theseus man | man -l -\n  theseus man swap | man -l -")]
+    Man {
+        /// The command.
+        command: Option<String>,
+    },
+}
+
+/// Runs the command that the process was started with.
+pub fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let json = arguments.global.json;
+    match commands::execute(arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(fault) => fault.report(json),
+    }
+}
+
+/// The whole command line, described.
+fn description() -> clap::Command {
+    Arguments::command()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        description().debug_assert();
+    }
+
+    #[test]
+    fn every_command_explains_itself_with_examples() {
+        for mut command in description().get_subcommands().cloned() {
+            let name = command.get_name().to_owned();
+            let help = command.render_long_help().to_string();
+            assert!(help.contains("Examples:\n  theseus"), "{name}");
+            assert!(help.contains(&name), "the examples of {name} do not show it");
+            assert!(command.get_about().is_some(), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_reference_shows_every_command() {
+        let reference = include_str!("../../../docs/cli.md");
+        for command in description().get_subcommands() {
+            let name = command.get_name();
+            let shown = reference.contains(&format!("`{name}`")) || reference.contains(&format!("`{name} "));
+            assert!(shown, "docs/cli.md does not show {name}");
+        }
+    }
+
+    #[test]
+    fn global_flags_stand_before_and_after_the_command() {
+        for line in ["theseus --home h --json ls", "theseus ls --json --home h", "theseus --json ls --home h"] {
+            let arguments = Arguments::try_parse_from(line.split(' ')).unwrap();
+            assert!(arguments.global.json, "{line}");
+            assert_eq!(arguments.global.home().unwrap(), Home::new("h"), "{line}");
+        }
+    }
+
+    #[test]
+    fn negative_numbers_are_arguments_of_a_call() {
+        let parsed = Arguments::try_parse_from(["theseus", "call", "visits", "increment", "-5", "--json"]).unwrap();
+        assert!(parsed.global.json);
+        let Command::Call { arguments, .. } = parsed.command else { panic!("not a call") };
+        assert_eq!(arguments.as_deref(), Some("-5"));
+    }
+
+    #[test]
+    fn wrong_use_is_reported_with_code_2() {
+        for line in ["theseus", "theseus sail", "theseus swap", "theseus get x --at never"] {
+            let Err(error) = Arguments::try_parse_from(line.split(' ')) else { panic!("{line} was taken") };
+            assert_eq!(error.exit_code(), 2, "{line}");
+        }
+    }
+}

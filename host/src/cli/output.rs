@@ -1,0 +1,334 @@
+//! Documents as text for people: lines and tables, the same whether a host answered or the identity itself.
+
+use std::fmt::Write;
+
+use serde_json::Value as Json;
+
+// Writing into a `String` cannot fail, so the results of `write!` are dropped.
+
+/// How much of a digest tells it from others.
+const DIGEST_DIGITS: usize = 12;
+
+pub(super) fn status(status: &Json) -> String {
+    let mut out = String::new();
+    let health = match (status["healthy"] == true, status["trouble"].as_str()) {
+        (true, _) => "good".to_owned(),
+        (false, trouble) => format!("BAD: {}", trouble.unwrap_or("unknown")),
+    };
+    let host = format!(
+        "theseus {}, ABI {}, incarnation {}, up {}",
+        plain(&status["host_version"]),
+        status["abi_version"],
+        status["incarnation"],
+        duration(status["uptime_ms"].as_u64().unwrap_or(0))
+    );
+    for (name, text) in [
+        ("identity", plain(&status["identity"])),
+        ("head", format!("{} {}", status["tid"], plain(&status["head"]))),
+        ("host", host),
+        ("http", plain(&status["http"])),
+        ("health", health),
+        ("objects", plain(&status["objects"])),
+        ("update", plain(&status["update"])),
+    ] {
+        _ = writeln!(out, "{name:<9} {text}");
+    }
+    out.push('\n');
+    out + &plugins(&status["plugins"])
+}
+
+pub(super) fn plugins(plugins: &Json) -> String {
+    let rows = items(plugins).map(|plugin| {
+        let behaviors = items(&plugin["behaviors"])
+            .map(|behavior| format!("{} (schema {})", plain(&behavior["name"]), behavior["schema"]));
+        let state = match plugin["reason"].as_str() {
+            Some(reason) => format!("{}: {reason}", plain(&plugin["state"])),
+            None => plain(&plugin["state"]),
+        };
+        [
+            plain(&plugin["name"]),
+            plain(&plugin["version"]),
+            digest(&plugin["digest"]),
+            behaviors.collect::<Vec<_>>().join(", "),
+            state,
+        ]
+    });
+    table(["PLUGIN", "VERSION", "DIGEST", "BEHAVIORS", "STATE"], rows)
+}
+
+pub(super) fn names(names: &Json) -> String {
+    let rows = items(names).map(|name| [plain(&name["name"]), plain(&name["id"]), plain(&name["behavior"])]);
+    table(["NAME", "ID", "BEHAVIOR"], rows)
+}
+
+pub(super) fn object(object: &Json) -> String {
+    let mut out = String::new();
+    let parents: Vec<_> = items(&object["parents"]).map(plain).collect();
+    let parents = if parents.is_empty() { "-".to_owned() } else { parents.join(", ") };
+    for (name, text) in [
+        ("id", plain(&object["id"])),
+        ("behavior", format!("{} (schema {})", plain(&object["behavior"]), object["schema"])),
+        ("version", format!("{}, of transaction {}", object["version"], object["tid"])),
+        ("parents", parents),
+    ] {
+        _ = writeln!(out, "{name:<9} {text}");
+    }
+    let slots = object["slots"].as_object();
+    out.push_str(if slots.is_some_and(|slots| !slots.is_empty()) { "slots\n" } else { "slots     -\n" });
+    let width = slots.into_iter().flatten().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
+    for (name, value) in slots.into_iter().flatten() {
+        _ = writeln!(out, "  {name:<width$}  {value}");
+    }
+    out
+}
+
+pub(super) fn transaction(transaction: &Json) -> String {
+    let target = match &transaction["target"] {
+        Json::Null => "host".to_owned(),
+        id => id.to_string(),
+    };
+    let arguments = match &transaction["arguments"] {
+        Json::Null => String::new(),
+        arguments => format!(" {arguments}"),
+    };
+    let error = &transaction["error"];
+    let outcome = match error["kind"].as_str() {
+        _ if error.is_null() => transaction["result"].to_string(),
+        Some(kind) => format!("{}/{kind}: {}", plain(&error["code"]), plain(&error["message"])),
+        None => format!("{}: {}", plain(&error["code"]), plain(&error["message"])),
+    };
+    let sign = if error.is_null() { "->" } else { "FAILED" };
+    let (tid, time) = (plain(&transaction["tid"]), time(transaction["time_us"].as_u64().unwrap_or(0)));
+    format!("{tid:>8}  {time}  {target:>6}  {}{arguments} {sign} {outcome}\n", plain(&transaction["method"]))
+}
+
+pub(super) fn plan(plan: &Json) -> String {
+    let mut out = match plan["kind"].as_str() {
+        Some("nothing") => "nothing to do: everything is in force\n".to_owned(),
+        Some("swap") => "swap in the live host\n".to_owned(),
+        Some("restart") => "restart cycle\n".to_owned(),
+        _ => "refused\n".to_owned(),
+    };
+    for reason in items(&plan["reasons"]) {
+        _ = writeln!(out, "  because {}", plain(reason));
+    }
+    out + &planned(&plan["plugins"])
+}
+
+pub(super) fn swap(swap: &Json) -> String {
+    let Some(tid) = swap["tid"].as_u64() else { return "nothing to do: everything is in force\n".into() };
+    let mut out = planned(&swap["plugins"]);
+    _ = write!(out, "in force since transaction {tid}; nothing ran for {} us", swap["pause_us"]);
+    let stages = swap["stages_us"].as_object().into_iter().flatten();
+    let stages: Vec<_> = stages.map(|(stage, time)| format!("{stage} {time} us")).collect();
+    if stages.is_empty() { out + "\n" } else { format!("{out} ({})\n", stages.join(", ")) }
+}
+
+pub(super) fn applied(applied: &Json) -> String {
+    match applied["requested"].as_str() {
+        Some(id) => format!("restart cycle {id} requested; the host works on until the watchdog stops it\n"),
+        None => swap(&applied["swapped"]),
+    }
+}
+
+fn planned(plugins: &Json) -> String {
+    let mut out = String::new();
+    for plugin in items(plugins) {
+        let from = if plugin["from"].is_null() { "new".into() } else { digest(&plugin["from"]) };
+        let to = digest(&plugin["to"]);
+        _ = writeln!(out, "{} {}: {from} -> {to}", plain(&plugin["name"]), plain(&plugin["version"]));
+        for migration in items(&plugin["migrations"]) {
+            let (behavior, objects) = (plain(&migration["behavior"]), &migration["objects"]);
+            _ = writeln!(out, "  {behavior}: schema {} -> {}, {objects} objects", migration["from"], migration["to"]);
+        }
+        if plugin["reversible"] == false {
+            out.push_str("  cannot be undone: the plugin in force could not take the objects back\n");
+        }
+    }
+    out
+}
+
+pub(super) fn verification(report: &Json) -> String {
+    let mut out = String::new();
+    for damage in items(&report["damage"]) {
+        _ = writeln!(out, "DAMAGED  {}: {}", plain(&damage["place"]), plain(&damage["problem"]));
+    }
+    let verdict = if report["whole"] == true { "whole" } else { "not whole: restore it from a backup" };
+    _ = writeln!(
+        out,
+        "{} transactions in {} records ({}), {} objects: {verdict}\nhead {} {}",
+        report["transactions"],
+        report["batches"],
+        size(report["bytes"].as_u64().unwrap_or(0)),
+        report["objects"],
+        report["tid"],
+        plain(&report["head"])
+    );
+    out
+}
+
+/// How far something has come, in one line.
+pub(super) fn progress(done: u64, total: u64) -> String {
+    const WIDTH: u64 = 30;
+    let share = |of: u64| if total == 0 { of } else { (u128::from(done) * u128::from(of) / u128::from(total)) as u64 };
+    let filled = share(WIDTH).min(WIDTH) as usize;
+    let bar = "#".repeat(filled) + &".".repeat(WIDTH as usize - filled);
+    format!("[{bar}] {:>3} %  {} of {}", share(100), size(done), size(total))
+}
+
+/// Columns as wide as they need to be; the last one is not padded.
+fn table<const N: usize>(head: [&str; N], rows: impl Iterator<Item = [String; N]>) -> String {
+    let rows: Vec<[String; N]> = std::iter::once(head.map(str::to_owned)).chain(rows).collect();
+    let widths: Vec<usize> =
+        (0..N).map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0)).collect();
+    let mut out = String::new();
+    for row in &rows {
+        let mut line = String::new();
+        for (cell, width) in row.iter().zip(&widths) {
+            _ = write!(line, "{cell:<width$}  ");
+        }
+        out.push_str(line.trim_end());
+        out.push('\n');
+    }
+    out
+}
+
+/// Text without its quotes, `-` for what is not there, and anything else as JSON.
+fn plain(value: &Json) -> String {
+    match value {
+        Json::Null => "-".into(),
+        Json::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+fn digest(value: &Json) -> String {
+    plain(value).chars().take(DIGEST_DIGITS).collect()
+}
+
+fn items(list: &Json) -> impl Iterator<Item = &Json> {
+    list.as_array().into_iter().flatten()
+}
+
+fn size(bytes: u64) -> String {
+    let mut units = ["B", "KiB", "MiB", "GiB", "TiB"].into_iter().peekable();
+    let mut amount = bytes as f64;
+    let mut unit = units.next().unwrap_or("B");
+    while amount >= 1024.0 && units.peek().is_some() {
+        amount /= 1024.0;
+        unit = units.next().unwrap_or(unit);
+    }
+    if unit == "B" { format!("{bytes} B") } else { format!("{amount:.1} {unit}") }
+}
+
+fn duration(ms: u64) -> String {
+    let s = ms / 1000;
+    match s {
+        0..60 => format!("{s} s"),
+        60..3600 => format!("{} min {} s", s / 60, s % 60),
+        3600..86_400 => format!("{} h {} min", s / 3600, s % 3600 / 60),
+        _ => format!("{} d {} h", s / 86_400, s % 86_400 / 3600),
+    }
+}
+
+/// Microseconds since the Unix epoch as a time of day in UTC, RFC 3339.
+fn time(us: u64) -> String {
+    let (days, s, us) = (us / 86_400_000_000, us / 1_000_000 % 86_400, us % 1_000_000);
+    // From days to a date: Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms", `civil_from_days`. Years
+    // begin in March there, so that the day that comes and goes is a year's last.
+    let days = days + 719_468;
+    let (era, day_of_era) = (days / 146_097, days % 146_097);
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
+    let year = era * 400 + year_of_era + u64::from(month <= 2);
+    let (h, min, s) = (s / 3600, s / 60 % 60, s % 60);
+    format!("{year:04}-{month:02}-{day:02}T{h:02}:{min:02}:{s:02}.{us:06}Z")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn times_are_dates() {
+        assert_eq!(time(0), "1970-01-01T00:00:00.000000Z");
+        assert_eq!(time(951_782_400_000_000), "2000-02-29T00:00:00.000000Z");
+        assert_eq!(time(1_700_000_000_123_456), "2023-11-14T22:13:20.123456Z");
+        assert_eq!(time(4_107_542_399_000_000), "2100-02-28T23:59:59.000000Z");
+        assert_eq!(time(4_107_542_400_000_000), "2100-03-01T00:00:00.000000Z");
+    }
+
+    #[test]
+    fn durations_and_sizes_are_short() {
+        assert_eq!(duration(59_999), "59 s");
+        assert_eq!(duration(3_661_000), "1 h 1 min");
+        assert_eq!(duration(90_000_000), "1 d 1 h");
+        assert_eq!(size(1023), "1023 B");
+        assert_eq!(size(1536), "1.5 KiB");
+        assert_eq!(size(u64::MAX), "16777216.0 TiB");
+    }
+
+    #[test]
+    fn tables_line_up() {
+        let names = json!([
+            { "name": "a", "id": 100, "behavior": "counter.Counter" },
+            { "name": "visits", "id": 7, "behavior": "b.B" },
+        ]);
+        assert_eq!(super::names(&names), "NAME    ID   BEHAVIOR\na       100  counter.Counter\nvisits  7    b.B\n");
+    }
+
+    #[test]
+    fn an_object_shows_its_slots() {
+        let object = json!({
+            "id": 7, "behavior": "counter.Counter", "schema": 1, "parents": [2, 3], "slots": { "count": 3, "n": "x" },
+            "tid": 11, "version": 2,
+        });
+        assert_eq!(
+            super::object(&object),
+            "id        7\nbehavior  counter.Counter (schema 1)\nversion   2, of transaction 11\nparents   2, 3\n\
+             slots\n  count  3\n  n      \"x\"\n"
+        );
+    }
+
+    #[test]
+    fn transactions_show_what_came_of_them() {
+        let mut line = json!({
+            "tid": 12, "time_us": 0, "target": 7, "method": "increment", "arguments": [5], "result": 10, "error": null,
+        });
+        assert_eq!(transaction(&line), "      12  1970-01-01T00:00:00.000000Z       7  increment [5] -> 10\n");
+        line["target"] = Json::Null;
+        line["arguments"] = Json::Null;
+        line["error"] = json!({ "code": "refused", "kind": "overdraft", "message": "too little" });
+        assert_eq!(
+            transaction(&line),
+            "      12  1970-01-01T00:00:00.000000Z    host  increment FAILED refused/overdraft: too little\n"
+        );
+    }
+
+    #[test]
+    fn a_plan_says_what_cannot_be_undone() {
+        let plan = json!({
+            "kind": "swap", "reasons": [], "plugins": [{
+                "name": "counter", "from": null, "to": "0123456789abcdef", "version": "2.0.0", "reversible": false,
+                "migrations": [{ "behavior": "counter.Counter", "from": 1, "to": 2, "objects": 3 }],
+            }],
+        });
+        let text = super::plan(&plan);
+        assert!(text.starts_with("swap in the live host\ncounter 2.0.0: new -> 0123456789ab\n"), "{text}");
+        assert!(text.contains("schema 1 -> 2, 3 objects") && text.contains("cannot be undone"), "{text}");
+    }
+
+    #[test]
+    fn progress_fits_one_line_whatever_the_numbers() {
+        for (done, total) in [(0, 0), (0, 10), (5, 10), (10, 10), (u64::MAX, u64::MAX)] {
+            let line = progress(done, total);
+            assert!(line.chars().count() < 79 && !line.contains('\n'), "{line}");
+        }
+        assert!(progress(5, 10).contains(" 50 %"));
+    }
+}

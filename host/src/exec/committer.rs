@@ -1,0 +1,118 @@
+//! The committer thread: makes one batch durable while the executor fills the next.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread::JoinHandle,
+};
+
+use arc_swap::ArcSwap;
+use crossbeam_channel::{Receiver, Sender};
+
+use super::{Done, PluginSet, Refusal, Reply, Vitals, now_us, spawn};
+use crate::identity::{ClosedBatch, Committer, Head, Outcome, Tid};
+
+/// A batch and those who wait for it.
+pub(super) struct Commit {
+    pub batch: ClosedBatch,
+    /// The set in force during the batch.
+    pub plugins: Arc<PluginSet>,
+    pub answers: Vec<Answer>,
+    /// How many objects there are after it.
+    pub objects: u64,
+}
+
+/// An answer that waits until its batch is durable.
+pub(super) struct Answer {
+    pub reply: Reply,
+    pub tid: Option<Tid>,
+    pub outcome: Arc<Outcome>,
+    pub pause_us: u64,
+}
+
+/// What the executor and the committer share beside their channels.
+#[derive(Default)]
+pub(super) struct Verdict {
+    /// The epoch whose batches were refused, plus one; 0 if none was yet. The executor then forgets that epoch's transactions
+    /// and begins the next.
+    failed: AtomicU64,
+}
+
+impl Verdict {
+    /// Whether batches of this epoch are refused.
+    pub(super) fn is_failed(&self, epoch: u64) -> bool {
+        self.failed.load(Ordering::Acquire) == epoch + 1
+    }
+
+    fn fail(&self, epoch: u64) {
+        self.failed.store(epoch + 1, Ordering::Release);
+    }
+}
+
+/// Starts the thread. It gives a token through `ready` whenever it can take a batch, and ends when `batches` is closed.
+pub(super) fn start(
+    mut committer: Committer,
+    vitals: Arc<Vitals>,
+    published: Arc<ArcSwap<PluginSet>>,
+    verdict: Arc<Verdict>,
+    batches: Receiver<Commit>,
+    ready: Sender<()>,
+) -> JoinHandle<()> {
+    spawn("committer", move || {
+        let mut refusal = Refusal::Stopping;
+        _ = ready.send(());
+        for commit in batches {
+            let Commit { batch, plugins, answers, objects } = commit;
+            let epoch = batch.epoch;
+            let count = batch.len() as u64;
+            let result = if verdict.is_failed(epoch) {
+                Err(refusal.clone())
+            } else {
+                commit_batch(&mut committer, batch, &plugins)
+            };
+            // What the executor does next does not depend on the answers, so it can go on before they are given.
+            let answer = match result {
+                Ok(durable) => {
+                    // The set first: a reader takes a head and then a set, which has to be at least as new.
+                    if !Arc::ptr_eq(&published.load(), &plugins) {
+                        published.store(plugins);
+                    }
+                    committer.publish(durable);
+                    vitals.objects.store(objects, Ordering::Relaxed);
+                    vitals.transactions.fetch_add(count, Ordering::Relaxed);
+                    vitals.batches.fetch_add(u64::from(count > 0), Ordering::Relaxed);
+                    Ok(durable)
+                }
+                Err(error) => {
+                    if let Refusal::StorageFailed { message } = &error {
+                        vitals.fail(message.clone());
+                    }
+                    refusal = error.clone();
+                    verdict.fail(epoch);
+                    Err(error)
+                }
+            };
+            _ = ready.send(());
+            give(answers, &answer);
+        }
+    })
+}
+
+fn commit_batch(committer: &mut Committer, batch: ClosedBatch, plugins: &PluginSet) -> Result<Head, Refusal> {
+    committer.append(batch, plugins.record(), now_us()).map_err(|error| {
+        let message = error.to_string();
+        if error.is_full() { Refusal::StorageFull { message } } else { Refusal::StorageFailed { message } }
+    })
+}
+
+/// Answers those who waited for a batch.
+pub(super) fn give(answers: Vec<Answer>, result: &Result<Head, Refusal>) {
+    for Answer { reply, tid, outcome, pause_us } in answers {
+        match result {
+            Ok(head) => reply(Ok(Done { tid, outcome, head: *head, pause_us })),
+            Err(refusal) => reply(Err(refusal.clone())),
+        }
+    }
+}

@@ -1,0 +1,534 @@
+//! The executor thread: runs commands one after another, numbers and records them, and hands them over in batches.
+//!
+//! It hands over whenever the committer is ready, so a batch holds what was executed while the one before was made durable:
+//! one transaction when there is little to do, thousands when there is much.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, atomic::Ordering},
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use arc_swap::ArcSwap;
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, bounded, select};
+use theseus_abi::{Failure, FailureCode};
+use theseus_value::{ObjectId, Value, raw::Writer as ValueWriter};
+
+use super::{
+    Admit, Command, Doing, PluginSet, Queue, Refusal, Reply, Start, UpgradeSink, Vitals,
+    committer::{self, Answer, Commit, Verdict},
+    now_us, spawn, split_mix,
+    turn::{Scratch, Turn, View},
+};
+use crate::{
+    config,
+    identity::{CheckpointPlan, Committer, Draft, Identity, Outcome, Tid, Writer, fingerprint, getrandom},
+    plugin::{CallHost, Generation},
+};
+
+/// The note that ends an incarnation, and with it the executor.
+pub(super) const STOP: &str = "theseus.stop";
+
+/// The method under which a plugin's request for a restart cycle stands in the history.
+const UPGRADE: &str = "theseus.upgrade_requested";
+
+/// How long the executor waits for something to do before it sees to the object table.
+const IDLE: Duration = Duration::from_millis(250);
+
+/// How many objects stay in memory although the object table has them.
+const KEEP_OBJECTS: usize = 100_000;
+
+/// Starts the executor, the committer and the checkpointer.
+pub(super) fn start(
+    start: &Start<'_>,
+    vitals: &Arc<Vitals>,
+    published: &Arc<ArcSwap<PluginSet>>,
+    queue: Queue<Command>,
+) -> Vec<JoinHandle<()>> {
+    let verdict = Arc::new(Verdict::default());
+    let (commit_sender, commits) = bounded(1);
+    let (ready_sender, ready) = bounded(1);
+    let (plan_sender, plans) = bounded(1);
+    let committer = Committer::new(start.identity.clone(), start.incarnation);
+    let mut seed = [0; 8];
+    getrandom(&mut seed);
+    let executor = Executor {
+        writer: Writer::new(start.identity.clone(), start.resume),
+        plugins: published.load_full(),
+        superseded: VecDeque::new(),
+        config: start.config.clone(),
+        vitals: vitals.clone(),
+        scratch: Scratch::default(),
+        answers: Vec::new(),
+        seeds: u64::from_le_bytes(seed),
+        queue,
+        commits: commit_sender,
+        ready,
+        committer_is_ready: false,
+        verdict: verdict.clone(),
+        plans: plan_sender,
+        upgrades: start.upgrades.clone(),
+        stopping: false,
+    };
+    vitals.objects.store(executor.writer.census().values().sum(), Ordering::Relaxed);
+    let identity = start.identity.clone();
+    vec![
+        committer::start(committer, vitals.clone(), published.clone(), verdict, commits, ready_sender),
+        spawn("checkpointer", move || checkpointer(&identity, &plans)),
+        spawn("executor", move || executor.run()),
+    ]
+}
+
+fn checkpointer(identity: &Identity, plans: &Receiver<CheckpointPlan>) {
+    for plan in plans {
+        let started = Instant::now();
+        match identity.checkpoint(plan) {
+            Ok(()) => log::debug!("the object table has reached {} in {:?}", identity.reached(), started.elapsed()),
+            Err(error) => log::warn!("the object table stays at {}, to be tried again: {error}", identity.reached()),
+        }
+    }
+}
+
+struct Executor {
+    writer: Writer,
+    plugins: Arc<PluginSet>,
+    /// The sets that swaps replaced, with the transaction of the swap, until it is durable.
+    superseded: VecDeque<(Tid, Arc<PluginSet>)>,
+    config: config::Config,
+    vitals: Arc<Vitals>,
+    scratch: Scratch,
+    /// Those who wait for the open batch.
+    answers: Vec<Answer>,
+    seeds: u64,
+    queue: Queue<Command>,
+    commits: Sender<Commit>,
+    /// Gives a token when the committer can take a batch.
+    ready: Receiver<()>,
+    committer_is_ready: bool,
+    verdict: Arc<Verdict>,
+    plans: Sender<CheckpointPlan>,
+    upgrades: UpgradeSink,
+    stopping: bool,
+}
+
+/// What one command comes to.
+enum Executed {
+    /// A transaction was recorded.
+    Recorded { tid: Tid, outcome: Arc<Outcome>, pause_us: u64 },
+    /// A query, or the repetition of a request: nothing new was recorded.
+    Answered { tid: Option<Tid>, outcome: Arc<Outcome> },
+    /// Nothing was done.
+    Refused(Refusal),
+}
+
+impl From<Failure> for Executed {
+    fn from(failure: Failure) -> Self {
+        Executed::Refused(Refusal::Failed(failure))
+    }
+}
+
+impl Executor {
+    fn run(mut self) {
+        loop {
+            if self.verdict.is_failed(self.writer.epoch()) {
+                self.roll_back();
+            }
+            self.hand_over();
+            self.see_to_the_table();
+            match self.next() {
+                Next::Command(command) => self.perform(command),
+                Next::Nothing => {}
+                Next::End => break,
+            }
+        }
+        // Who came after the stop.
+        for command in self.queue.try_iter() {
+            (command.reply)(Err(Refusal::Stopping));
+        }
+        // The channels close with the executor, and the threads behind them end.
+    }
+
+    /// Waits for a command, or for the committer if there is a batch for it.
+    fn next(&mut self) -> Next {
+        let idle = self.answers.is_empty();
+        if self.stopping {
+            if idle {
+                return Next::End;
+            }
+            self.committer_is_ready |= self.ready.recv().is_ok();
+            return Next::Nothing;
+        }
+        match self.queue.try_recv() {
+            Ok(command) => return Next::Command(command),
+            Err(TryRecvError::Disconnected) if idle => return Next::End,
+            Err(_) => {}
+        }
+        if idle {
+            self.writer.reader().release();
+            return match self.queue.recv_timeout(IDLE) {
+                Ok(command) => Next::Command(command),
+                Err(RecvTimeoutError::Timeout) => Next::Nothing,
+                Err(RecvTimeoutError::Disconnected) => Next::End,
+            };
+        }
+        select! {
+            recv(self.queue) -> command => command.map_or(Next::Nothing, Next::Command),
+            recv(self.ready) -> token => {
+                self.committer_is_ready |= token.is_ok();
+                Next::Nothing
+            }
+        }
+    }
+
+    /// Gives the open batch to the committer if it is ready, or waits until it is if the batch is full.
+    fn hand_over(&mut self) {
+        if self.answers.is_empty() {
+            return;
+        }
+        let (transactions, bytes) = self.writer.open_batch();
+        let limits = &self.config.execution;
+        let full = transactions >= limits.batch_transactions_max || bytes >= limits.batch_bytes_max;
+        if !self.committer_is_ready {
+            self.committer_is_ready = if full { self.ready.recv().is_ok() } else { self.ready.try_recv().is_ok() };
+        }
+        if self.committer_is_ready {
+            self.committer_is_ready = false;
+            self.close_batch();
+        }
+    }
+
+    fn close_batch(&mut self) {
+        let commit = Commit {
+            batch: self.writer.close_batch(),
+            plugins: self.plugins.clone(),
+            answers: std::mem::take(&mut self.answers),
+            objects: self.writer.census().values().sum(),
+        };
+        self.commits.send(commit).unwrap_or_else(|_| panic!("the committer outlives the executor"));
+    }
+
+    /// Forgets what a failed commit refused.
+    fn roll_back(&mut self) {
+        self.writer.roll_back();
+        let durable = self.writer.reader().identity().head().tid;
+        while let Some((tid, _)) = self.superseded.back()
+            && *tid > durable
+        {
+            (_, self.plugins) = self.superseded.pop_back().expect("it was just looked at");
+        }
+        let message = "the storage refused a transaction before this one; nothing of either was done".to_owned();
+        committer::give(std::mem::take(&mut self.answers), &Err(Refusal::StorageFull { message }));
+    }
+
+    /// Has the object table brought forward when it lags, and waits for it when it lags too much.
+    fn see_to_the_table(&mut self) {
+        while let Some((tid, _)) = self.superseded.front()
+            && *tid <= self.writer.reader().identity().head().tid
+        {
+            self.superseded.pop_front();
+        }
+        let (lag, most) = (self.writer.lag(), self.config.identity.tail_transactions_max);
+        let nothing_to_do = self.answers.is_empty() && self.queue.is_empty();
+        if lag > 0 && (lag >= most / 4 || nothing_to_do) && !self.writer.is_checkpointing() {
+            let requests_max = self.config.identity.request_ids_max as u64;
+            if let Some(plan) = self.writer.plan_checkpoint(requests_max, KEEP_OBJECTS) {
+                _ = self.plans.send(plan);
+            }
+        }
+        if lag >= most {
+            // The table cannot keep up: what it has not seen must stay bounded.
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    fn perform(&mut self, command: Command) {
+        let Command { doing, request_id, reply } = command;
+        if let Some(message) = self.vitals.fatal() {
+            return reply(Err(Refusal::StorageFailed { message }));
+        }
+        self.vitals.busy(0);
+        let executed = self.execute(doing, request_id.as_deref());
+        self.vitals.idle(0);
+        match executed {
+            Executed::Recorded { tid, outcome, pause_us } => self.answer(reply, Some(tid), outcome, pause_us),
+            Executed::Answered { tid, outcome } => self.answer(reply, tid, outcome, 0),
+            Executed::Refused(refusal) => reply(Err(refusal)),
+        }
+    }
+
+    fn answer(&mut self, reply: Reply, tid: Option<Tid>, outcome: Arc<Outcome>, pause_us: u64) {
+        self.answers.push(Answer { reply, tid, outcome, pause_us });
+    }
+
+    fn execute(&mut self, doing: Doing, request_id: Option<&str>) -> Executed {
+        match doing {
+            Doing::Send { object, method, arguments } => {
+                let target = match self.find(&object) {
+                    Ok(target) => target,
+                    Err(failure) => return failure.into(),
+                };
+                if let Some(known) = self.repetition(request_id, Some(target), &method, &arguments) {
+                    return known;
+                }
+                self.send(target, &method, &arguments, request_id)
+            }
+            Doing::Look { look } => {
+                look(&self.plugins, self.writer.census());
+                Executed::Answered { tid: None, outcome: Arc::new(Outcome::Done([].into())) }
+            }
+            Doing::Install { generations, admit, note } => self.install(&generations, admit, &note),
+            Doing::Note { what, note } => {
+                self.stopping |= what == STOP;
+                let (time_us, seed) = (now_us(), 0);
+                let outcome = Arc::new(Outcome::Done([].into()));
+                self.record(Recording {
+                    request_id,
+                    target: None,
+                    method: what,
+                    arguments: &note,
+                    time_us,
+                    seed,
+                    outcome,
+                })
+            }
+            Doing::Create { .. } | Doing::Clone { .. } | Doing::Derive { .. } | Doing::Delete { .. } => {
+                self.edit(&doing, request_id)
+            }
+        }
+    }
+
+    /// The answer to a request id that was seen before.
+    fn repetition(
+        &mut self,
+        request_id: Option<&str>,
+        target: Option<ObjectId>,
+        method: &str,
+        arguments: &[u8],
+    ) -> Option<Executed> {
+        match self.writer.reader().request(request_id?) {
+            Ok(None) => None,
+            Ok(Some((known, outcome))) if known.fingerprint == fingerprint(target, method, arguments) => {
+                Some(Executed::Answered { tid: Some(known.tid), outcome })
+            }
+            Ok(Some((known, _))) => Some(Executed::Refused(Refusal::RequestIdReused { tid: known.tid })),
+            Err(error) => Some(Failure::new(FailureCode::STORAGE, error.to_string()).into()),
+        }
+    }
+
+    /// Executes a message and records it, or answers a query.
+    fn send(&mut self, target: ObjectId, method: &str, arguments: &[u8], request_id: Option<&str>) -> Executed {
+        let (time_us, seed) = (now_us(), split_mix(&mut self.seeds));
+        let mut turn = self.turn(time_us, seed);
+        let result = turn.message(target, method, arguments);
+        let (command, entered, upgrade) = (turn.command, turn.entered, turn.upgrade.take());
+        let outcome = match result {
+            Ok(buffers) => {
+                let outcome = Outcome::Done(buffers.result.as_slice().into());
+                self.scratch.recycle(buffers);
+                outcome
+            }
+            // What never reached the author's code has no place in the history.
+            Err(failure) if !command || !entered || failure.code == FailureCode::BAD_ARGUMENTS => {
+                return failure.into();
+            }
+            Err(failure) => Outcome::Failed(failure.into()),
+        };
+        let outcome = Arc::new(outcome);
+        if !command {
+            return Executed::Answered { tid: None, outcome };
+        }
+        let recorded =
+            self.record(Recording { request_id, target: Some(target), method, arguments, time_us, seed, outcome });
+        if let (Executed::Recorded { .. }, Some(request)) = (&recorded, upgrade) {
+            self.note_upgrade(target, &request, time_us);
+        }
+        recorded
+    }
+
+    /// Writes a plugin's request for a restart cycle into the history, from where the runtime takes it.
+    fn note_upgrade(&mut self, requested_by: ObjectId, request: &[u8], time_us: u64) {
+        self.scratch.clear();
+        let outcome = Arc::new(Outcome::Done([].into()));
+        let noted = self.record(Recording {
+            request_id: None,
+            target: Some(requested_by),
+            method: UPGRADE,
+            arguments: request,
+            time_us,
+            seed: 0,
+            outcome,
+        });
+        if let Executed::Recorded { tid, outcome, .. } = noted {
+            let (upgrades, request) = (self.upgrades.clone(), request.to_vec());
+            let reply: Reply = Box::new(move |durable| {
+                if durable.is_ok() {
+                    upgrades(requested_by, request);
+                }
+            });
+            self.answer(reply, Some(tid), outcome, 0);
+        }
+    }
+
+    /// Makes, copies or removes an object for a client.
+    fn edit(&mut self, doing: &Doing, request_id: Option<&str>) -> Executed {
+        let (method, note) = match self.describe(doing) {
+            Ok(described) => described,
+            Err(failure) => return failure.into(),
+        };
+        if let Some(known) = self.repetition(request_id, None, method, &note) {
+            return known;
+        }
+        let (time_us, seed) = (now_us(), split_mix(&mut self.seeds));
+        let mut turn = self.turn(time_us, seed);
+        let made = match doing {
+            Doing::Create { behavior, slots, name } => {
+                turn.create(behavior, slots).map(|id| (Some(id), name.as_deref()))
+            }
+            Doing::Clone { object, name } => {
+                turn.find(object).and_then(|id| turn.clone_object(id)).map(|id| (Some(id), name.as_deref()))
+            }
+            Doing::Derive { object, name } => {
+                turn.find(object).and_then(|id| turn.derive_object(id)).map(|id| (Some(id), name.as_deref()))
+            }
+            Doing::Delete { object } => turn.find(object).and_then(|id| turn.delete(id)).map(|()| (None, None)),
+            _ => unreachable!("these are not edits"),
+        };
+        let named = made.and_then(|(id, name)| match name {
+            Some(name) => turn.name_set(name, id).map(|()| id),
+            None => Ok(id),
+        });
+        match named {
+            Ok(id) => {
+                let mut result = Vec::new();
+                match id {
+                    Some(id) => ValueWriter::new(&mut result).reference(id),
+                    None => ValueWriter::new(&mut result).null(),
+                }
+                let outcome = Arc::new(Outcome::Done(result.into()));
+                self.record(Recording { request_id, target: None, method, arguments: &note, time_us, seed, outcome })
+            }
+            Err(failure) => failure.into(),
+        }
+    }
+
+    /// How an edit stands in the history: its name and its particulars.
+    fn describe(&mut self, doing: &Doing) -> Result<(&'static str, Vec<u8>), Failure> {
+        let optional = |name: &Option<String>| name.clone().map_or(Value::Null, Value::Text);
+        let (method, particulars) = match doing {
+            Doing::Create { behavior, slots, name } => {
+                let slots = if slots.is_empty() { Ok(Value::Map(Default::default())) } else { Value::decode(slots) };
+                let slots = slots.map_err(|error| Failure::new(FailureCode::BAD_SLOTS, error.to_string()))?;
+                let behavior = Value::Text(behavior.clone());
+                ("theseus.create", vec![("behavior", behavior), ("slots", slots), ("name", optional(name))])
+            }
+            Doing::Clone { object, name } => {
+                ("theseus.clone", vec![("object", Value::Ref(self.find(object)?)), ("name", optional(name))])
+            }
+            Doing::Derive { object, name } => {
+                ("theseus.derive", vec![("object", Value::Ref(self.find(object)?)), ("name", optional(name))])
+            }
+            Doing::Delete { object } => ("theseus.delete", vec![("object", Value::Ref(self.find(object)?))]),
+            _ => unreachable!("these are not edits"),
+        };
+        let note = particulars.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        Ok((method, Value::Map(note).encode()))
+    }
+
+    /// Puts generations in force between two batches.
+    fn install(&mut self, generations: &[Arc<Generation>], admit: Admit, note: &[u8]) -> Executed {
+        let started = Instant::now();
+        let refused = |reason| Executed::Refused(Refusal::NotAdmitted { reason });
+        if let Err(reason) = admit(&self.plugins, self.writer.census()) {
+            return refused(reason);
+        }
+        let next = match self.plugins.with(generations) {
+            Ok(next) => Arc::new(next),
+            Err(conflict) => return refused(conflict.to_string()),
+        };
+        // A record names one set of generations: what was executed with the old one goes into a batch of its own.
+        if !self.answers.is_empty() {
+            self.committer_is_ready = self.committer_is_ready || self.ready.recv().is_ok();
+            self.committer_is_ready = false;
+            self.close_batch();
+        }
+        self.scratch.clear();
+        let before = std::mem::replace(&mut self.plugins, next);
+        let outcome = Arc::new(Outcome::Done([].into()));
+        let (request_id, target, method) = (None, None, "theseus.swap");
+        let recording = Recording { request_id, target, method, arguments: note, time_us: now_us(), seed: 0, outcome };
+        match self.record(recording) {
+            Executed::Recorded { tid, outcome, .. } => {
+                self.superseded.push_back((tid, before));
+                Executed::Recorded { tid, outcome, pause_us: started.elapsed().as_micros() as u64 }
+            }
+            other => {
+                self.plugins = before;
+                other
+            }
+        }
+    }
+
+    /// Records a transaction with what the turn before it left in the scratch, if it ended well.
+    fn record(&mut self, recording: Recording<'_>) -> Executed {
+        let Recording { request_id, target, method, arguments, time_us, seed, outcome } = recording;
+        let (writes, names) = self.scratch.take_changes();
+        let draft = Draft {
+            request_id,
+            target,
+            method,
+            arguments,
+            time_us,
+            seed,
+            outcome: outcome.clone(),
+            writes: &writes,
+            names: &names,
+        };
+        match self.writer.record(&draft) {
+            Ok(tid) => Executed::Recorded { tid, outcome, pause_us: 0 },
+            Err(error) => Failure::new(FailureCode::STORAGE, error.to_string()).into(),
+        }
+    }
+
+    fn find(&mut self, object: &super::ObjectName) -> Result<ObjectId, Failure> {
+        self.turn(0, 0).find(object)
+    }
+
+    /// A fresh turn on the newest state.
+    fn turn(&mut self, time_us: u64, seed: u64) -> Turn<'_> {
+        self.scratch.clear();
+        let next_object = self.writer.next_object();
+        Turn {
+            reader: self.writer.reader(),
+            plugins: &self.plugins,
+            limits: &self.config.execution,
+            view: View::Newest,
+            read_only: false,
+            next_object,
+            time_us,
+            random: seed,
+            upgrade: None,
+            entered: false,
+            command: false,
+            written_bytes: 0,
+            scratch: &mut self.scratch,
+        }
+    }
+}
+
+/// A transaction on its way into the history, but for what it changed.
+struct Recording<'a> {
+    request_id: Option<&'a str>,
+    target: Option<ObjectId>,
+    method: &'a str,
+    arguments: &'a [u8],
+    time_us: u64,
+    seed: u64,
+    outcome: Arc<Outcome>,
+}
+
+enum Next {
+    Command(Command),
+    Nothing,
+    End,
+}

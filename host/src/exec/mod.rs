@@ -1,0 +1,405 @@
+//! Executing messages: commands one after another on one thread, queries in parallel on a few, commits on one more.
+//!
+//! ```text
+//! clients -> queue -> executor -> closed batch -> committer -> history, answers
+//!                        |  forgets what a failed commit refused
+//!                        +-> checkpoint plan -> checkpointer -> object table
+//! clients -> queue -> query threads, each on a committed snapshot
+//! ```
+//!
+//! Plugin code runs on the executor and the query threads only. The queues are bounded; what does not fit is refused at
+//! once. A caller gets its answer when the batch of its transaction is durable, never before.
+
+mod committer;
+mod executor;
+mod plugins;
+mod queries;
+mod turn;
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    thread::JoinHandle,
+    time::{Instant, SystemTime},
+};
+
+use arc_swap::ArcSwap;
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use theseus_abi::Failure;
+use theseus_value::ObjectId;
+
+pub use self::{
+    plugins::{BehaviorConflict, MethodKinds, PluginSet},
+    queries::QueryWorker,
+    turn::NAME_BYTES_MAX,
+};
+use crate::{
+    config,
+    identity::{Census, Head, Identity, Incarnation, Outcome, Resume, Tid},
+    plugin::Generation,
+};
+
+/// An object as a client names it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum ObjectName {
+    /// By id.
+    Id(ObjectId),
+    /// By its unique name.
+    Name(String),
+}
+
+/// A transaction to execute.
+pub struct Command {
+    /// What to do.
+    pub doing: Doing,
+    /// The client's id for it: the same id is executed once.
+    pub request_id: Option<String>,
+    /// Takes what came of it.
+    pub reply: Reply,
+}
+
+/// What a transaction does.
+pub enum Doing {
+    /// Sends a message. A query among commands is executed in its turn and leaves no trace.
+    Send {
+        /// The receiver.
+        object: ObjectName,
+        /// The method.
+        method: String,
+        /// The encoded arguments: a map, an array, or nothing at all.
+        arguments: Vec<u8>,
+    },
+    /// Makes an object.
+    Create {
+        /// Its behaviour.
+        behavior: String,
+        /// Its encoded slots: a map, or nothing at all.
+        slots: Vec<u8>,
+        /// Its name.
+        name: Option<String>,
+    },
+    /// Copies an object.
+    Clone {
+        /// The original.
+        object: ObjectName,
+        /// The copy's name.
+        name: Option<String>,
+    },
+    /// Makes an empty object that delegates to another.
+    Derive {
+        /// The other.
+        object: ObjectName,
+        /// The new object's name.
+        name: Option<String>,
+    },
+    /// Removes an object.
+    Delete {
+        /// Which.
+        object: ObjectName,
+    },
+    /// Puts generations in force: a swap.
+    Install {
+        /// The generations, at most one of each plugin.
+        generations: Vec<Arc<Generation>>,
+        /// Looks at the set in force and the objects there are, at the moment of the swap; in words why it may not be.
+        admit: Admit,
+        /// What the history says about it: an encoded map.
+        note: Vec<u8>,
+    },
+    /// Looks at the set in force and the objects there are, between two transactions. Leaves no trace.
+    Look {
+        /// Called on the executor, so it must be quick.
+        look: Box<dyn FnOnce(&PluginSet, &Census) + Send>,
+    },
+    /// Writes into the history what the host itself did.
+    Note {
+        /// What, such as `theseus.start`.
+        what: &'static str,
+        /// The particulars: an encoded map.
+        note: Vec<u8>,
+    },
+}
+
+/// See [`Doing::Install`].
+pub type Admit = Box<dyn FnOnce(&PluginSet, &Census) -> Result<(), String> + Send>;
+
+/// Takes what came of a command or query. Called on a thread of the executor's, so it must be quick and not block.
+pub type Reply = Box<dyn FnOnce(Result<Done, Refusal>) + Send>;
+
+/// What came of a command or query.
+#[derive(Clone, Debug)]
+pub struct Done {
+    /// The transaction; none for a query.
+    pub tid: Option<Tid>,
+    /// How it ended.
+    pub outcome: Arc<Outcome>,
+    /// A durable point of the history that includes it.
+    pub head: Head,
+    /// Microseconds during which a swap kept other transactions from starting; 0 for everything else.
+    pub pause_us: u64,
+}
+
+/// Why a command or query was not executed. Nothing was changed and nothing was recorded.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Refusal {
+    /// The queue is full.
+    #[error("the host has more to do than fits its queue: try again in a moment")]
+    Overloaded,
+    /// The host is stopping.
+    #[error("the host is stopping: the next one will answer")]
+    Stopping,
+    /// There is no room on the disk.
+    #[error("{message}")]
+    StorageFull {
+        /// The storage's words.
+        message: String,
+    },
+    /// The storage failed, and with it the host.
+    #[error("{message}: the host has to be restarted")]
+    StorageFailed {
+        /// The storage's words.
+        message: String,
+    },
+    /// The request id was used for something else.
+    #[error("the request id was used for another request, in transaction {tid}: take a new one")]
+    RequestIdReused {
+        /// The transaction that executed that.
+        tid: Tid,
+    },
+    /// A swap was not admitted.
+    #[error("{reason}")]
+    NotAdmitted {
+        /// Why.
+        reason: String,
+    },
+    /// It could not be begun: no such object, no such method, arguments that do not fit ...
+    #[error(transparent)]
+    Failed(#[from] Failure),
+}
+
+/// What the threads tell about themselves.
+#[derive(Default)]
+pub struct Vitals {
+    /// Why the host cannot go on, once it cannot. A lock because any thread may be the one to find out.
+    fatal: Mutex<Option<String>>,
+    /// When each plugin-running thread began its present message, in milliseconds since `started`, plus one; 0 if idle.
+    busy_since_ms: Box<[AtomicU64]>,
+    started: Option<Instant>,
+    /// Transactions recorded and batches committed since the start.
+    pub transactions: AtomicU64,
+    /// Batches committed since the start.
+    pub batches: AtomicU64,
+    /// Queries executed since the start.
+    pub queries: AtomicU64,
+    /// Objects as of the last batch handed to the committer.
+    pub objects: AtomicU64,
+}
+
+impl Vitals {
+    fn new(threads: usize) -> Vitals {
+        let busy_since_ms = (0..threads).map(|_| AtomicU64::new(0)).collect();
+        Vitals { busy_since_ms, started: Some(Instant::now()), ..Vitals::default() }
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.started.map_or(0, |started| started.elapsed().as_millis() as u64)
+    }
+
+    fn busy(&self, thread: usize) {
+        self.busy_since_ms[thread].store(self.now_ms() + 1, Ordering::Relaxed);
+    }
+
+    fn idle(&self, thread: usize) {
+        self.busy_since_ms[thread].store(0, Ordering::Relaxed);
+    }
+
+    fn fail(&self, message: String) {
+        log::error!("the host cannot go on: {message}");
+        self.fatal.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(message);
+    }
+
+    /// Why the host cannot go on; none if it can.
+    pub fn fatal(&self) -> Option<String> {
+        self.fatal.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// How long the longest message under way has taken, in milliseconds.
+    pub fn longest_call_ms(&self) -> u64 {
+        let now = self.now_ms() + 1;
+        let since = |busy: &AtomicU64| busy.load(Ordering::Relaxed);
+        self.busy_since_ms
+            .iter()
+            .map(since)
+            .filter(|since| *since > 0)
+            .map(|since| now - since.min(now))
+            .max()
+            .unwrap_or(0)
+    }
+}
+
+/// The running threads.
+pub struct Engine {
+    identity: Arc<Identity>,
+    vitals: Arc<Vitals>,
+    published: Arc<ArcSwap<PluginSet>>,
+    commands: Sender<Command>,
+    queries: Sender<queries::Query>,
+    stopping: Arc<AtomicBool>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+/// What an engine starts from.
+pub struct Start<'a> {
+    /// The identity.
+    pub identity: Arc<Identity>,
+    /// Where it goes on.
+    pub resume: &'a Resume,
+    /// The number of this start.
+    pub incarnation: Incarnation,
+    /// The plugins in force.
+    pub plugins: Arc<PluginSet>,
+    /// The settings.
+    pub config: &'a config::Config,
+    /// Takes a plugin's request for a restart cycle once its transaction is durable: who asked, and the encoded request.
+    pub upgrades: UpgradeSink,
+}
+
+/// See [`Start::upgrades`]. Called on the committer thread, so it must be quick and not block.
+pub type UpgradeSink = Arc<dyn Fn(ObjectId, Vec<u8>) + Send + Sync>;
+
+impl Engine {
+    /// Starts the threads.
+    ///
+    /// # Panics
+    ///
+    /// If the system gives no thread.
+    pub fn start(start: Start<'_>) -> Engine {
+        let execution = &start.config.execution;
+        let vitals = Arc::new(Vitals::new(1 + execution.query_threads));
+        let published = Arc::new(ArcSwap::new(start.plugins.clone()));
+        let stopping = Arc::new(AtomicBool::new(false));
+        let (commands, command_queue) = bounded(execution.queue_max);
+        let (queries, query_queue) = bounded(execution.query_queue_max);
+        let mut threads = executor::start(&start, &vitals, &published, command_queue);
+        threads.extend(queries::start(&start, &vitals, &published, &query_queue));
+        let threads = Mutex::new(threads);
+        Engine { identity: start.identity, vitals, published, commands, queries, stopping, threads }
+    }
+
+    /// The identity.
+    pub fn identity(&self) -> &Arc<Identity> {
+        &self.identity
+    }
+
+    /// What the threads tell about themselves.
+    pub fn vitals(&self) -> &Vitals {
+        &self.vitals
+    }
+
+    /// The plugins in force as of the last durable transaction.
+    pub fn plugins(&self) -> Arc<PluginSet> {
+        self.published.load_full()
+    }
+
+    /// Which kinds of method a name stands for, over all behaviours in force.
+    pub fn method_kinds(&self, method: &str) -> MethodKinds {
+        self.published.load().method_kinds(method)
+    }
+
+    /// How many commands and queries wait.
+    pub fn waiting(&self) -> (usize, usize) {
+        (self.commands.len(), self.queries.len())
+    }
+
+    /// Queues a command. Its reply is called in any case, here and now if it is refused.
+    pub fn command(&self, command: Command) {
+        if self.stopping.load(Ordering::Acquire) {
+            return (command.reply)(Err(Refusal::Stopping));
+        }
+        match self.commands.try_send(command) {
+            Ok(()) => {}
+            Err(TrySendError::Full(command)) => (command.reply)(Err(Refusal::Overloaded)),
+            Err(TrySendError::Disconnected(command)) => (command.reply)(Err(Refusal::Stopping)),
+        }
+    }
+
+    /// Queues something to be done on a query thread.
+    ///
+    /// # Errors
+    ///
+    /// If the queue is full or the host is stopping; then it is dropped.
+    pub fn query(&self, work: impl FnOnce(&mut QueryWorker) + Send + 'static) -> Result<(), Refusal> {
+        if self.stopping.load(Ordering::Acquire) {
+            return Err(Refusal::Stopping);
+        }
+        self.queries.try_send(Box::new(work)).map_err(|error| match error {
+            TrySendError::Full(_) => Refusal::Overloaded,
+            TrySendError::Disconnected(_) => Refusal::Stopping,
+        })
+    }
+
+    /// Refuses what comes from now on, finishes what was queued, writes `note` as the last transaction, and ends the
+    /// threads. Answers the last head.
+    ///
+    /// # Errors
+    ///
+    /// If the last transaction could not be made durable.
+    pub fn stop(&self, note: Vec<u8>) -> Result<Head, Refusal> {
+        if self.stopping.swap(true, Ordering::AcqRel) {
+            return Err(Refusal::Stopping);
+        }
+        let (sender, receiver) = bounded(1);
+        let reply: Reply = Box::new(move |result| _ = sender.send(result));
+        let doing = Doing::Note { what: executor::STOP, note };
+        // Waits for room if the queue is full: everything in it is executed before.
+        if self.commands.send(Command { doing, request_id: None, reply }).is_err() {
+            return Err(Refusal::Stopping);
+        }
+        let done = receiver.recv().unwrap_or(Err(Refusal::Stopping));
+        for _ in 0..self.vitals.busy_since_ms.len() {
+            _ = self.queries.send(Box::new(|worker| worker.end()));
+        }
+        for thread in self.threads.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+            if thread.join().is_err() {
+                log::error!("a thread of the engine had panicked");
+            }
+        }
+        done.map(|done| done.head)
+    }
+}
+
+/// Microseconds since the Unix epoch.
+pub(crate) fn now_us() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_micros() as u64)
+}
+
+/// The next number of the SplitMix64 sequence (Steele, Lea, Flood, "Fast splittable pseudorandom number generators", 2014).
+fn split_mix(state: &mut u64) -> u64 {
+    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let mut z = *state;
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+/// Starts a thread whose panic is the host's end: an engine that has lost a thread must not go on answering.
+fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> JoinHandle<()> {
+    /// Deep nesting of messages takes stack, and plugins are generous with it.
+    const STACK_BYTES: usize = 64 << 20;
+
+    let guarded = move || {
+        if std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)).is_err() {
+            log::error!(
+                "an engine thread panicked; the host ends, so that it can be started again from what is durable"
+            );
+            std::process::abort();
+        }
+    };
+    let builder = std::thread::Builder::new().name(name.to_owned()).stack_size(STACK_BYTES);
+    builder.spawn(guarded).expect("the system gives a thread at start")
+}
+
+/// A queue's receiving end, as the threads get it.
+type Queue<T> = Receiver<T>;

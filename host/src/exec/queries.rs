@@ -1,0 +1,133 @@
+//! The query threads: whatever only reads runs here, in parallel, each on one committed snapshot.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    thread::JoinHandle,
+};
+
+use arc_swap::ArcSwap;
+use crossbeam_channel::TryRecvError;
+use theseus_abi::Failure;
+
+use super::{
+    Done, ObjectName, PluginSet, Queue, Refusal, Start, Vitals, now_us, spawn, split_mix,
+    turn::{Scratch, Turn, View},
+};
+use crate::{
+    config::Execution,
+    identity::{Outcome, Reader},
+};
+
+/// Something to be done on a query thread.
+pub(super) type Query = Box<dyn FnOnce(&mut QueryWorker) + Send>;
+
+/// What a query thread works with.
+pub struct QueryWorker {
+    reader: Reader,
+    published: Arc<ArcSwap<PluginSet>>,
+    limits: Execution,
+    scratch: Scratch,
+    vitals: Arc<Vitals>,
+    thread: usize,
+    seeds: u64,
+    ended: bool,
+}
+
+pub(super) fn start(
+    start: &Start<'_>,
+    vitals: &Arc<Vitals>,
+    published: &Arc<ArcSwap<PluginSet>>,
+    queue: &Queue<Query>,
+) -> Vec<JoinHandle<()>> {
+    (1..=start.config.execution.query_threads)
+        .map(|thread| {
+            let mut worker = QueryWorker {
+                reader: Reader::new(start.identity.clone()),
+                published: published.clone(),
+                limits: start.config.execution.clone(),
+                scratch: Scratch::default(),
+                vitals: vitals.clone(),
+                thread,
+                seeds: now_us() ^ (thread as u64) << 56,
+                ended: false,
+            };
+            let queue = queue.clone();
+            spawn(&format!("query-{thread}"), move || worker.run(&queue))
+        })
+        .collect()
+}
+
+impl QueryWorker {
+    fn run(&mut self, queue: &Queue<Query>) {
+        while !self.ended {
+            let query = match queue.try_recv() {
+                Ok(query) => query,
+                Err(TryRecvError::Disconnected) => break,
+                Err(TryRecvError::Empty) => {
+                    // An idle thread must not hold a view open: it would make the table's file grow.
+                    self.reader.release();
+                    match queue.recv() {
+                        Ok(query) => query,
+                        Err(_) => break,
+                    }
+                }
+            };
+            query(self);
+        }
+    }
+
+    /// Reads objects and names.
+    pub fn reader(&mut self) -> &mut Reader {
+        &mut self.reader
+    }
+
+    /// The plugins in force.
+    pub fn plugins(&self) -> Arc<PluginSet> {
+        self.published.load_full()
+    }
+
+    /// Executes a query on the last committed state.
+    ///
+    /// # Errors
+    ///
+    /// If it could not be begun or failed; a query that fails leaves no trace.
+    pub fn call(&mut self, object: &ObjectName, method: &str, arguments: &[u8]) -> Result<Done, Refusal> {
+        self.vitals.busy(self.thread);
+        let result = self.execute(object, method, arguments);
+        self.vitals.idle(self.thread);
+        self.vitals.queries.fetch_add(1, Ordering::Relaxed);
+        result.map_err(Refusal::Failed)
+    }
+
+    fn execute(&mut self, object: &ObjectName, method: &str, arguments: &[u8]) -> Result<Done, Failure> {
+        // In this order: the set is then at least as new as the state, and can read all of it.
+        let head = self.reader.identity().head();
+        let plugins = self.published.load();
+        self.scratch.clear();
+        let mut turn = Turn {
+            reader: &mut self.reader,
+            plugins: &plugins,
+            limits: &self.limits,
+            view: View::At(head.tid),
+            read_only: true,
+            next_object: 0,
+            time_us: now_us(),
+            random: split_mix(&mut self.seeds),
+            upgrade: None,
+            entered: false,
+            command: false,
+            written_bytes: 0,
+            scratch: &mut self.scratch,
+        };
+        let target = turn.find(object)?;
+        let buffers = turn.message(target, method, arguments)?;
+        let outcome = Arc::new(Outcome::Done(buffers.result.as_slice().into()));
+        self.scratch.recycle(buffers);
+        Ok(Done { tid: None, outcome, head, pause_us: 0 })
+    }
+
+    /// Ends the thread after what it is doing.
+    pub(super) fn end(&mut self) {
+        self.ended = true;
+    }
+}

@@ -1,0 +1,369 @@
+//! The JSON forms of everything that the host answers, used alike by HTTP and by the command line without a host.
+//!
+//! Field names are a contract: fields may be added, none is renamed or removed. Digests and hashes are lower-case
+//! hexadecimal, times are microseconds since the Unix epoch, and what does not apply is null rather than missing.
+
+use std::io::Write;
+
+use serde_json::{Value as Json, json};
+use theseus_value::{ObjectId, Value, json::to_json};
+
+use crate::runtime::action::{
+    ActionError, Answer, AppliedView, Head, ObjectView, PlanKind, PlanView, PlannedPlugin, PluginState, PluginView,
+    StatusView, SwapView, Tid, TransactionView, VerifyReport,
+};
+
+/// The form of an answer, as one document.
+pub fn answer(answer: &Answer) -> Json {
+    match answer {
+        Answer::Object { id, at } => json!({ "id": id.0, "at": head(at) }),
+        Answer::Deleted { at } => json!({ "deleted": true, "at": head(at) }),
+        Answer::Result { value, tid, at: _ } => json!({ "result": to_json(value), "tid": tid }),
+        Answer::Record(view) => object(view),
+        Answer::Names { names, more } => json!({ "names": names.iter().map(name).collect::<Vec<_>>(), "more": more }),
+        Answer::History { transactions, next } => {
+            json!({ "transactions": transactions.iter().map(transaction).collect::<Vec<_>>(), "next": next })
+        }
+        Answer::Status(view) => status(view),
+        Answer::Plugins(views) => json!({ "plugins": views.iter().map(plugin).collect::<Vec<_>>() }),
+        Answer::Plan(view) => plan(view),
+        Answer::Swapped(view) => swap(view),
+        Answer::Applied(AppliedView::Swapped(view)) => json!({ "swapped": swap(view), "requested": null }),
+        Answer::Applied(AppliedView::Requested { id }) => json!({ "swapped": null, "requested": id }),
+    }
+}
+
+/// Appends the form of a method's result, the same as [`answer`] gives, without building a document first.
+pub(crate) fn write_result(out: &mut Vec<u8>, value: &Value, tid: Option<Tid>) {
+    out.extend_from_slice(b"{\"result\":");
+    serde_json::to_writer(&mut *out, &to_json(value)).expect("a JSON document can be written into memory");
+    match tid {
+        Some(tid) => write!(out, ",\"tid\":{tid}}}").expect("memory can be written to"),
+        None => out.extend_from_slice(b",\"tid\":null}"),
+    }
+}
+
+/// A head as answers and the `Theseus-Head` header show it: `TID:HASH`.
+pub fn head(head: &Head) -> String {
+    format!("{}:{}", head.tid, hex(&head.hash))
+}
+
+/// A hash or digest.
+pub fn hex(bytes: &[u8]) -> String {
+    let digit = |nibble: u8| char::from(b"0123456789abcdef"[usize::from(nibble)]);
+    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
+}
+
+/// One transaction, a line of the history.
+pub fn transaction(view: &TransactionView) -> Json {
+    let (result, error) = match &view.outcome {
+        Ok(value) => (to_json(value), Json::Null),
+        Err(error) => (Json::Null, self::error(error)),
+    };
+    json!({
+        "tid": view.tid,
+        "time_us": view.time_us,
+        "incarnation": view.incarnation,
+        "request_id": view.request_id,
+        "target": view.target.map(|id| id.0),
+        "method": view.method,
+        "arguments": to_json(&view.arguments),
+        "ok": view.outcome.is_ok(),
+        "result": result,
+        "error": error,
+        "executed_by": view.executed_by.as_ref().map(|(plugin, digest)| json!({ "plugin": plugin, "digest": digest })),
+        "writes": view.writes.iter().map(|(id, version)| json!({ "id": id.0, "version": version })).collect::<Vec<_>>(),
+    })
+}
+
+/// An error within another document; by itself it is a [`Problem`](super::problem::Problem).
+fn error(error: &ActionError) -> Json {
+    json!({ "code": error.code, "kind": error.kind, "message": error.message })
+}
+
+/// What `verify` found.
+pub fn verification(report: &VerifyReport) -> Json {
+    json!({
+        "identity": report.identity,
+        "tid": report.head.tid,
+        "head": hex(&report.head.hash),
+        "batches": report.batches,
+        "transactions": report.transactions,
+        "bytes": report.bytes,
+        "objects": report.objects,
+        "elapsed_ms": report.elapsed_ms,
+        "whole": report.damage.is_empty(),
+        "damage": report.damage.iter().map(|damage| json!({ "place": damage.place, "problem": damage.problem }))
+            .collect::<Vec<_>>(),
+    })
+}
+
+fn object(view: &ObjectView) -> Json {
+    json!({
+        "id": view.id.0,
+        "behavior": view.behavior,
+        "schema": view.schema,
+        "parents": view.parents.iter().map(|id| id.0).collect::<Vec<_>>(),
+        "slots": to_json(&view.slots),
+        "tid": view.tid,
+        "version": view.version,
+    })
+}
+
+fn name((name, id, behavior): &(String, ObjectId, String)) -> Json {
+    json!({ "name": name, "id": id.0, "behavior": behavior })
+}
+
+fn status(view: &StatusView) -> Json {
+    json!({
+        "identity": view.identity,
+        "tid": view.head.tid,
+        "head": hex(&view.head.hash),
+        "incarnation": view.incarnation,
+        "uptime_ms": view.uptime_ms,
+        "http": view.http,
+        "host_version": view.host_version,
+        "abi_version": view.abi_version,
+        "healthy": view.healthy,
+        "trouble": view.trouble,
+        "objects": view.objects,
+        "plugins": view.plugins.iter().map(plugin).collect::<Vec<_>>(),
+        "update": view.update,
+    })
+}
+
+fn plugin(view: &PluginView) -> Json {
+    let (state, reason) = match &view.state {
+        PluginState::Active => ("active", None),
+        PluginState::Draining => ("draining", None),
+        PluginState::Pinned { reason } => ("pinned", Some(reason)),
+    };
+    json!({
+        "name": view.name,
+        "version": view.version,
+        "digest": view.digest,
+        "state": state,
+        "reason": reason,
+        "behaviors": view.behaviors.iter().map(|(name, schema)| json!({ "name": name, "schema": schema }))
+            .collect::<Vec<_>>(),
+    })
+}
+
+fn plan(view: &PlanView) -> Json {
+    let kind = match view.kind {
+        PlanKind::Nothing => "nothing",
+        PlanKind::Swap => "swap",
+        PlanKind::Restart => "restart",
+        PlanKind::Refused => "refused",
+    };
+    json!({ "kind": kind, "reasons": view.reasons, "plugins": view.plugins.iter().map(planned).collect::<Vec<_>>() })
+}
+
+fn planned(plugin: &PlannedPlugin) -> Json {
+    let migrations = plugin.migrations.iter().map(
+        |(behavior, from, to, objects)| json!({ "behavior": behavior, "from": from, "to": to, "objects": objects }),
+    );
+    json!({
+        "name": plugin.name,
+        "from": plugin.from,
+        "to": plugin.to,
+        "version": plugin.version,
+        "migrations": migrations.collect::<Vec<_>>(),
+        "reversible": plugin.reversible,
+    })
+}
+
+fn swap(view: &SwapView) -> Json {
+    json!({
+        "tid": view.tid,
+        "plugins": view.plugins.iter().map(planned).collect::<Vec<_>>(),
+        "pause_us": view.pause_us,
+        "stages_us": view.stages_us,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use theseus_value::json::from_json;
+
+    use super::*;
+    use crate::runtime::action::Damage;
+
+    fn value(json: Json) -> Value {
+        from_json(json).unwrap()
+    }
+
+    fn some_head() -> Head {
+        let mut hash = [0; 32];
+        (hash[0], hash[31]) = (0xab, 0x01);
+        Head { tid: 12, hash }
+    }
+
+    const HASH: &str = "ab00000000000000000000000000000000000000000000000000000000000001";
+
+    fn planned_plugin() -> PlannedPlugin {
+        PlannedPlugin {
+            name: "counter".into(),
+            from: Some("aa".into()),
+            to: "bb".into(),
+            version: "2.0.0".into(),
+            migrations: vec![("counter.Counter".into(), 1, 2, 3)],
+            reversible: false,
+        }
+    }
+
+    #[test]
+    fn results_have_one_form_however_they_are_written() {
+        for (result, tid) in [(json!(10), Some(7)), (json!({ "a": [null, "x\n"] }), None)] {
+            let (value, at) = (value(result.clone()), some_head());
+            let mut bytes = Vec::new();
+            write_result(&mut bytes, &value, tid);
+            assert_eq!(bytes, serde_json::to_vec(&answer(&Answer::Result { value, tid, at })).unwrap());
+            assert_eq!(serde_json::from_slice::<Json>(&bytes).unwrap(), json!({ "result": result, "tid": tid }));
+        }
+    }
+
+    #[test]
+    fn creations_tell_the_id_and_the_head() {
+        let created = answer(&Answer::Object { id: ObjectId(5), at: some_head() });
+        assert_eq!(created, json!({ "id": 5, "at": format!("12:{HASH}") }));
+    }
+
+    #[test]
+    fn transactions_tell_success_from_failure() {
+        let mut view = TransactionView {
+            tid: 3,
+            time_us: 1,
+            incarnation: 2,
+            request_id: Some("r".into()),
+            target: Some(ObjectId(9)),
+            method: "increment".into(),
+            arguments: value(json!({ "by": 5 })),
+            outcome: Ok(value(json!(10))),
+            executed_by: Some(("counter".into(), "aa".into())),
+            writes: vec![(ObjectId(9), 4)],
+        };
+        let line = transaction(&view);
+        assert_eq!(
+            line,
+            json!({
+                "tid": 3, "time_us": 1, "incarnation": 2, "request_id": "r", "target": 9, "method": "increment",
+                "arguments": { "by": 5 }, "ok": true, "result": 10, "error": null,
+                "executed_by": { "plugin": "counter", "digest": "aa" }, "writes": [{ "id": 9, "version": 4 }],
+            })
+        );
+        view.outcome = Err(ActionError {
+            code: "refused".into(),
+            kind: Some("overdraft".into()),
+            message: "too little".into(),
+            tid: Some(3),
+        });
+        view.executed_by = None;
+        let line = transaction(&view);
+        assert_eq!(line["ok"], json!(false));
+        assert_eq!(line["error"], json!({ "code": "refused", "kind": "overdraft", "message": "too little" }));
+        assert_eq!(line["executed_by"], Json::Null);
+    }
+
+    #[test]
+    fn status_has_the_fields_of_the_contract() {
+        let view = StatusView {
+            identity: "0123".into(),
+            head: some_head(),
+            incarnation: 4,
+            uptime_ms: 5,
+            http: Some("127.0.0.1:7070".into()),
+            host_version: "0.1.0".into(),
+            abi_version: 1,
+            healthy: true,
+            trouble: None,
+            objects: 6,
+            plugins: vec![PluginView {
+                name: "counter".into(),
+                version: "1.0.0".into(),
+                digest: "aa".into(),
+                state: PluginState::Pinned { reason: "a thread lives".into() },
+                behaviors: vec![("counter.Counter".into(), 1)],
+            }],
+            update: None,
+        };
+        let status = answer(&Answer::Status(view));
+        assert_eq!(status["tid"], json!(12));
+        assert_eq!(status["head"], json!(HASH));
+        assert_eq!(status["http"], json!("127.0.0.1:7070"));
+        assert_eq!(
+            status["plugins"],
+            json!([{
+                "name": "counter", "version": "1.0.0", "digest": "aa", "state": "pinned", "reason": "a thread lives",
+                "behaviors": [{ "name": "counter.Counter", "schema": 1 }],
+            }])
+        );
+        for field in ["identity", "incarnation"] {
+            assert!(!status[field].is_null(), "{field} is missing");
+        }
+    }
+
+    #[test]
+    fn plans_and_swaps_tell_what_migrates() {
+        let plugin = json!({
+            "name": "counter", "from": "aa", "to": "bb", "version": "2.0.0", "reversible": false,
+            "migrations": [{ "behavior": "counter.Counter", "from": 1, "to": 2, "objects": 3 }],
+        });
+        let view = PlanView { kind: PlanKind::Swap, reasons: vec![], plugins: vec![planned_plugin()] };
+        assert_eq!(answer(&Answer::Plan(view)), json!({ "kind": "swap", "reasons": [], "plugins": [plugin] }));
+        let stages_us = [("load".to_owned(), 7)].into();
+        let swapped = SwapView { tid: Some(8), plugins: vec![planned_plugin()], pause_us: 9, stages_us };
+        let swap = json!({ "tid": 8, "plugins": [plugin], "pause_us": 9, "stages_us": { "load": 7 } });
+        assert_eq!(answer(&Answer::Swapped(swapped.clone())), swap);
+        let applied = answer(&Answer::Applied(AppliedView::Swapped(swapped)));
+        assert_eq!(applied, json!({ "swapped": swap, "requested": null }));
+        let requested = answer(&Answer::Applied(AppliedView::Requested { id: "u1".into() }));
+        assert_eq!(requested, json!({ "swapped": null, "requested": "u1" }));
+    }
+
+    #[test]
+    fn objects_names_and_pages_of_history() {
+        let view = ObjectView {
+            id: ObjectId(7),
+            behavior: "counter.Counter".into(),
+            schema: 1,
+            parents: vec![ObjectId(2)],
+            slots: value(json!({ "count": 3 })),
+            tid: 11,
+            version: 2,
+        };
+        assert_eq!(
+            answer(&Answer::Record(view)),
+            json!({
+                "id": 7, "behavior": "counter.Counter", "schema": 1, "parents": [2], "slots": { "count": 3 },
+                "tid": 11, "version": 2,
+            })
+        );
+        let names = vec![("visits".to_owned(), ObjectId(7), "counter.Counter".to_owned())];
+        assert_eq!(
+            answer(&Answer::Names { names, more: true }),
+            json!({ "names": [{ "name": "visits", "id": 7, "behavior": "counter.Counter" }], "more": true })
+        );
+        let page = answer(&Answer::History { transactions: vec![], next: Some(4) });
+        assert_eq!(page, json!({ "transactions": [], "next": 4 }));
+    }
+
+    #[test]
+    fn a_damaged_identity_is_not_whole() {
+        let mut report = VerifyReport {
+            identity: "0123".into(),
+            head: some_head(),
+            batches: 1,
+            transactions: 2,
+            bytes: 3,
+            objects: 4,
+            elapsed_ms: 5,
+            damage: vec![],
+        };
+        assert_eq!(verification(&report)["whole"], json!(true));
+        report.damage.push(Damage { place: "object 7".into(), problem: "differs".into() });
+        let found = verification(&report);
+        assert_eq!(found["whole"], json!(false));
+        assert_eq!(found["damage"], json!([{ "place": "object 7", "problem": "differs" }]));
+    }
+}

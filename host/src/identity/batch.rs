@@ -1,0 +1,440 @@
+//! The batch record: what one commit appends to the history.
+//!
+//! Deterministic CBOR. `docs/formats.md` describes it for readers in other languages.
+//!
+//! ```text
+//! record      = [format, first tid, last tid, time in us, incarnation, {plugin: digest}, previous hash, [transaction...]]
+//! transaction = byte string around
+//!               [request id / null, target / null, method, arguments, time in us, seed, outcome, [write...], [naming...]]
+//! outcome     = [0, result] / [1, code, kind, message]
+//! write       = [object, number, previous tid, jump tid, object record / null]
+//! naming      = [name, object / null]
+//! ```
+//!
+//! Transactions are wrapped in byte strings so that a reader steps over those it does not want.
+
+use std::sync::Arc;
+
+use serde::de::Error as _;
+use theseus_value::{
+    DecodeError, ObjectId,
+    raw::{Reader, Writer},
+};
+
+use super::{
+    Incarnation, ObjectRecord, RecordHash, Tid, Version,
+    record::{expect_array, small},
+};
+
+/// The format that this code writes, and the only one that it reads.
+pub(super) const FORMAT: u64 = 1;
+
+/// How a transaction ended: the encoded result, or why there is none.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Outcome {
+    /// The method returned this value, encoded.
+    Done(Box<[u8]>),
+    /// It failed, and nothing was written.
+    Failed(RecordedFailure),
+}
+
+/// A failure as the history keeps it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RecordedFailure {
+    /// The failure's name, see [`theseus_abi::FailureCode::name`].
+    pub code: String,
+    /// The behaviour's own word for it, or empty.
+    pub kind: String,
+    /// What happened, for people.
+    pub message: String,
+}
+
+impl From<theseus_abi::Failure> for RecordedFailure {
+    fn from(failure: theseus_abi::Failure) -> Self {
+        RecordedFailure {
+            code: failure.code.name().to_owned(),
+            kind: failure.kind.into(),
+            message: failure.message.into(),
+        }
+    }
+}
+
+/// A transaction on its way into the history.
+pub(super) struct Entry<'a> {
+    /// The client's id for the request, if it gave one.
+    pub request_id: Option<&'a str>,
+    /// The object that received the message; none for what the host itself did.
+    pub target: Option<ObjectId>,
+    /// The method, or for the host's own doings a name that begins with `theseus.`.
+    pub method: &'a str,
+    /// The encoded arguments.
+    pub arguments: &'a [u8],
+    /// The time it was given, in microseconds since the Unix epoch.
+    pub time_us: u64,
+    /// The seed of its random numbers.
+    pub seed: u64,
+    /// How it ended.
+    pub outcome: &'a Outcome,
+    /// The versions it made.
+    pub writes: &'a [(ObjectId, Arc<Version>)],
+    /// The names it gave (to an object) or freed (none).
+    pub names: &'a [(Arc<str>, Option<ObjectId>)],
+}
+
+/// Transactions that are to become durable together.
+#[derive(Default)]
+pub(super) struct BatchBuilder {
+    count: usize,
+    transactions: Vec<u8>,
+    scratch: Vec<u8>,
+}
+
+impl BatchBuilder {
+    /// How many transactions there are.
+    pub(super) fn len(&self) -> usize {
+        self.count
+    }
+
+    /// Whether there is none yet.
+    pub(super) fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// Their size in bytes.
+    pub(super) fn bytes(&self) -> usize {
+        self.transactions.len()
+    }
+
+    /// The encoded transactions, as they follow the header.
+    pub(super) fn transactions(&self) -> &[u8] {
+        &self.transactions
+    }
+
+    /// Adds a transaction.
+    pub(super) fn push(&mut self, entry: &Entry<'_>) {
+        self.scratch.clear();
+        entry.encode(&mut self.scratch);
+        Writer::new(&mut self.transactions).bytes(&self.scratch);
+        self.count += 1;
+    }
+}
+
+impl Entry<'_> {
+    fn encode(&self, out: &mut Vec<u8>) {
+        let mut writer = Writer::new(out);
+        writer.array(9);
+        match self.request_id {
+            Some(id) => writer.text(id),
+            None => writer.null(),
+        }
+        optional_object(&mut writer, self.target);
+        writer.text(self.method);
+        match self.arguments {
+            [] => writer.null(),
+            arguments => writer.raw(arguments),
+        }
+        writer.uint(self.time_us);
+        writer.uint(self.seed);
+        match self.outcome {
+            Outcome::Done(result) => {
+                writer.array(2);
+                writer.uint(0);
+                match result.as_ref() {
+                    [] => writer.null(),
+                    result => writer.raw(result),
+                }
+            }
+            Outcome::Failed(failure) => {
+                writer.array(4);
+                writer.uint(1);
+                writer.text(&failure.code);
+                writer.text(&failure.kind);
+                writer.text(&failure.message);
+            }
+        }
+        writer.array(self.writes.len());
+        for (object, version) in self.writes {
+            let mut writer = Writer::new(out);
+            writer.array(5);
+            writer.uint(object.0);
+            writer.uint(version.number);
+            writer.uint(version.previous.0);
+            writer.uint(version.jump().0);
+            match &version.record {
+                Some(record) => record.encode(out),
+                None => writer.null(),
+            }
+        }
+        let mut writer = Writer::new(out);
+        writer.array(self.names.len());
+        for (name, object) in self.names {
+            writer.array(2);
+            writer.text(name);
+            optional_object(&mut writer, *object);
+        }
+    }
+}
+
+fn optional_object(writer: &mut Writer<'_>, object: Option<ObjectId>) {
+    match object {
+        Some(object) => writer.uint(object.0),
+        None => writer.null(),
+    }
+}
+
+/// What stands at the head of a batch record.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct BatchHeader {
+    /// Its first transaction.
+    pub first: Tid,
+    /// Its last transaction.
+    pub last: Tid,
+    /// When it was handed over for commit, in microseconds since the Unix epoch.
+    pub time_us: u64,
+    /// The host's start that wrote it.
+    pub incarnation: Incarnation,
+    /// The generations in force: plugin name and blake3 of its file.
+    pub generations: Arc<[(String, [u8; 32])]>,
+    /// The hash of the record before.
+    pub previous: RecordHash,
+}
+
+impl BatchHeader {
+    /// Appends everything of the record that stands before the transactions.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        let mut writer = Writer::new(out);
+        writer.array(8);
+        writer.uint(FORMAT);
+        writer.uint(self.first.0);
+        writer.uint(self.last.0);
+        writer.uint(self.time_us);
+        writer.uint(self.incarnation.0);
+        writer.map(self.generations.len());
+        for (name, digest) in self.generations.iter() {
+            writer.text(name);
+            writer.bytes(digest);
+        }
+        writer.bytes(&self.previous.0);
+        writer.array((self.last.0 + 1 - self.first.0) as usize);
+    }
+}
+
+/// The generations in the order in which a deterministic map has its keys.
+pub fn sort_generations(generations: &mut [(String, [u8; 32])]) {
+    generations.sort_by(|(a, _), (b, _)| a.len().cmp(&b.len()).then_with(|| a.cmp(b)));
+}
+
+/// A batch record being read: the header, and the transactions still encoded.
+pub struct BatchView<'a> {
+    /// The header.
+    pub header: BatchHeader,
+    transactions: Vec<&'a [u8]>,
+}
+
+impl<'a> BatchView<'a> {
+    /// Reads a record: the header in full, the transactions only as far as to tell them apart.
+    ///
+    /// # Errors
+    ///
+    /// If the bytes are not a batch record of [`FORMAT`].
+    pub fn decode(record: &'a [u8]) -> Result<BatchView<'a>, DecodeError> {
+        let mut reader = Reader::new(record);
+        expect_array(&mut reader, 8)?;
+        let format = reader.uint()?;
+        if format != FORMAT {
+            return Err(DecodeError::custom(format!("batch format {format}, but this host reads {FORMAT}")));
+        }
+        let first = Tid(reader.uint()?);
+        let last = Tid(reader.uint()?);
+        let time_us = reader.uint()?;
+        let incarnation = Incarnation(reader.uint()?);
+        let mut generations = Vec::new();
+        for _ in 0..reader.map()? {
+            generations.push((reader.text()?.to_owned(), fixed(reader.bytes()?)?));
+        }
+        let previous = RecordHash(fixed(reader.bytes()?)?);
+        let count = reader.array()?;
+        if last.0 < first.0 || last.0 - first.0 != count as u64 - 1 {
+            return Err(DecodeError::custom(format!("{count} transactions numbered {first} to {last}")));
+        }
+        let transactions = (0..count).map(|_| reader.bytes()).collect::<Result<_, _>>()?;
+        reader.finish()?;
+        let generations = generations.into();
+        let header = BatchHeader { first, last, time_us, incarnation, generations, previous };
+        Ok(BatchView { header, transactions })
+    }
+
+    /// The transactions with their numbers, in order.
+    pub fn transactions(&self) -> impl Iterator<Item = (Tid, Result<Transaction<'a>, DecodeError>)> {
+        let first = self.header.first.0;
+        self.transactions.iter().enumerate().map(move |(i, bytes)| (Tid(first + i as u64), Transaction::decode(bytes)))
+    }
+
+    /// One transaction; none if it is not in this batch.
+    pub fn transaction(&self, tid: Tid) -> Option<Result<Transaction<'a>, DecodeError>> {
+        let place = tid.0.checked_sub(self.header.first.0)? as usize;
+        self.transactions.get(place).map(|bytes| Transaction::decode(bytes))
+    }
+}
+
+fn fixed<const N: usize>(bytes: &[u8]) -> Result<[u8; N], DecodeError> {
+    bytes.try_into().map_err(|_| DecodeError::custom(format!("{} bytes where {N} belong", bytes.len())))
+}
+
+/// A transaction as it stands in the history.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Transaction<'a> {
+    /// See [`Entry`] for this and the following.
+    pub request_id: Option<&'a str>,
+    /// The object that received the message.
+    pub target: Option<ObjectId>,
+    /// The method.
+    pub method: &'a str,
+    /// The encoded arguments.
+    pub arguments: &'a [u8],
+    /// The time it was given, in microseconds since the Unix epoch.
+    pub time_us: u64,
+    /// The seed of its random numbers.
+    pub seed: u64,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// The versions it made.
+    pub writes: Vec<Write>,
+    /// The names it gave or freed.
+    pub names: Vec<(&'a str, Option<ObjectId>)>,
+}
+
+/// A version as it stands in the history.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Write {
+    /// Which object.
+    pub object: ObjectId,
+    /// The version's number.
+    pub number: u64,
+    /// The transaction that wrote the version before.
+    pub previous: Tid,
+    /// The transaction that wrote the jump version.
+    pub jump: Tid,
+    /// The object; none if it was deleted.
+    pub record: Option<Arc<ObjectRecord>>,
+}
+
+impl<'a> Transaction<'a> {
+    fn decode(bytes: &'a [u8]) -> Result<Transaction<'a>, DecodeError> {
+        let mut whole = Reader::new(bytes);
+        let reader = &mut whole;
+        expect_array(reader, 9)?;
+        let request_id = if reader.null()? { None } else { Some(reader.text()?) };
+        let target = read_object(reader)?;
+        let method = reader.text()?;
+        let arguments = reader.item()?;
+        let time_us = reader.uint()?;
+        let seed = reader.uint()?;
+        let outcome = read_outcome(reader)?;
+        let count = reader.array()?;
+        let writes = (0..count).map(|_| Write::decode(reader)).collect::<Result<_, _>>()?;
+        let count = reader.array()?;
+        let names = (0..count)
+            .map(|_| {
+                expect_array(reader, 2)?;
+                Ok((reader.text()?, read_object(reader)?))
+            })
+            .collect::<Result<_, _>>()?;
+        whole.finish()?;
+        Ok(Transaction { request_id, target, method, arguments, time_us, seed, outcome, writes, names })
+    }
+}
+
+impl Write {
+    fn decode(reader: &mut Reader<'_>) -> Result<Write, DecodeError> {
+        expect_array(reader, 5)?;
+        let object = ObjectId(reader.uint()?);
+        let number = reader.uint()?;
+        let previous = Tid(reader.uint()?);
+        let jump = Tid(reader.uint()?);
+        let record = if reader.null()? { None } else { Some(Arc::new(ObjectRecord::decode(reader)?)) };
+        Ok(Write { object, number, previous, jump, record })
+    }
+}
+
+fn read_object(reader: &mut Reader<'_>) -> Result<Option<ObjectId>, DecodeError> {
+    if reader.null()? { Ok(None) } else { reader.uint().map(|id| Some(ObjectId(id))) }
+}
+
+fn read_outcome(reader: &mut Reader<'_>) -> Result<Outcome, DecodeError> {
+    let length = reader.array()?;
+    match (length, small(reader.uint()?)?) {
+        (2, 0) => Ok(Outcome::Done(reader.item()?.into())),
+        (4, 1) => Ok(Outcome::Failed(RecordedFailure {
+            code: reader.text()?.to_owned(),
+            kind: reader.text()?.to_owned(),
+            message: reader.text()?.to_owned(),
+        })),
+        (length, kind) => Err(DecodeError::custom(format!("an outcome of kind {kind} with {length} items"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_reads_back() {
+        let record = ObjectRecord { behavior: "a.B".into(), schema: 1, parents: [].into(), slots: [0xa0].into() };
+        let version = Arc::new(Version::first(Tid(7), Some(Arc::new(record))));
+        let deleted = Arc::new(version.succeeded_by(Tid(8), None));
+        let failure = RecordedFailure { code: "refused".into(), kind: "overdraft".into(), message: "no".into() };
+        let (done, failed) = (Outcome::Done([].into()), Outcome::Failed(failure));
+        let mut builder = BatchBuilder::default();
+        let name: Arc<str> = "visits".into();
+        let entry = Entry {
+            request_id: Some("r-1"),
+            target: Some(ObjectId(3)),
+            method: "m",
+            arguments: &[],
+            time_us: 5,
+            seed: u64::MAX,
+            outcome: &done,
+            writes: &[(ObjectId(3), version.clone())],
+            names: &[(name.clone(), Some(ObjectId(3)))],
+        };
+        builder.push(&entry);
+        let second = Entry {
+            request_id: None,
+            target: None,
+            method: "theseus.delete",
+            outcome: &failed,
+            writes: &[(ObjectId(3), deleted.clone())],
+            names: &[(name, None)],
+            ..entry
+        };
+        builder.push(&second);
+        let header = BatchHeader {
+            first: Tid(7),
+            last: Tid(8),
+            time_us: 9,
+            incarnation: Incarnation(2),
+            generations: Arc::from([("counter".to_owned(), [7; 32])]),
+            previous: RecordHash([9; 32]),
+        };
+        let mut bytes = Vec::new();
+        header.encode(&mut bytes);
+        bytes.extend_from_slice(&builder.transactions);
+
+        let view = BatchView::decode(&bytes).unwrap();
+        assert_eq!(view.header, header);
+        let first = view.transaction(Tid(7)).unwrap().unwrap();
+        assert_eq!(first.request_id, Some("r-1"));
+        assert_eq!(first.arguments, [0xf6]);
+        assert_eq!(first.writes[0].record, version.record);
+        assert_eq!(first.names, [("visits", Some(ObjectId(3)))]);
+        let second = view.transaction(Tid(8)).unwrap().unwrap();
+        assert_eq!(second.outcome, failed);
+        assert_eq!((second.writes[0].number, second.writes[0].previous), (2, Tid(7)));
+        assert_eq!(second.writes[0].record, None);
+        assert!(view.transaction(Tid(9)).is_none());
+        for length in 0..bytes.len() {
+            assert!(BatchView::decode(&bytes[..length]).is_err());
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! The history: batch records in the order of their transactions, each chained to the one before by its hash.
+//!
+//! LMDB environment `identity/history/`. Database `batches`: key = last tid of the batch (64 bits, big-endian), value =
+//! blake3 of the record (32 bytes) followed by the record. Database `meta`: key `identity` -> the identity's id (16 bytes).
+
+use std::path::Path;
+
+use super::{
+    BatchHeader, IdentityId, RecordHash, StorageError, Tid,
+    batch::BatchView,
+    lmdb::{Db, Env, EnvOptions, ReadTxn},
+};
+
+const BATCHES: Db = Db(0);
+const META: Db = Db(1);
+const IDENTITY: &[u8] = b"identity";
+const HASH_BYTES: usize = 32;
+
+/// A point of the history: its last transaction and the hash of its last record.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Head {
+    /// The last transaction.
+    pub tid: Tid,
+    /// The hash of the record that holds it.
+    pub hash: RecordHash,
+}
+
+/// The history's environment.
+#[derive(Clone)]
+pub(super) struct History {
+    env: Env,
+}
+
+impl History {
+    pub(super) fn open(path: &Path, map_bytes: usize, read_only: bool) -> Result<History, StorageError> {
+        let databases = &["batches", "meta"];
+        let options = EnvOptions { path, map_bytes, databases, create: false, read_only, random_reads: false };
+        Ok(History { env: Env::open(&options)? })
+    }
+
+    /// Makes an empty history.
+    pub(super) fn create(path: &Path, map_bytes: usize, id: IdentityId) -> Result<History, StorageError> {
+        let databases = &["batches", "meta"];
+        let options = EnvOptions { path, map_bytes, databases, create: true, read_only: false, random_reads: false };
+        let history = History { env: Env::open(&options)? };
+        let mut txn = history.env.write()?;
+        txn.put(META, IDENTITY, &id.0)?;
+        txn.commit()?;
+        Ok(history)
+    }
+
+    /// Appends a record and makes it durable. Only the committer may call it.
+    pub(super) fn append(&self, header: &BatchHeader, transactions: &[u8]) -> Result<Head, StorageError> {
+        let mut start = Vec::with_capacity(256);
+        header.encode(&mut start);
+        let hash = blake3::Hasher::new().update(&start).update(transactions).finalize();
+        let mut txn = self.env.write()?;
+        txn.append(BATCHES, &header.last.0.to_be_bytes(), &[hash.as_bytes(), &start, transactions])?;
+        txn.commit()?;
+        Ok(Head { tid: header.last, hash: RecordHash(*hash.as_bytes()) })
+    }
+
+    pub(super) fn read(&self) -> Result<HistoryView, StorageError> {
+        Ok(HistoryView { txn: self.env.read()?, env: self.env.clone() })
+    }
+}
+
+/// The history as it stood at one moment.
+pub(super) struct HistoryView {
+    txn: ReadTxn,
+    env: Env,
+}
+
+impl HistoryView {
+    pub(super) fn identity(&self) -> Result<IdentityId, StorageError> {
+        let damaged = |problem: &str| self.env.damaged("the identity's id", problem);
+        let id = self.txn.get(META, IDENTITY)?.ok_or_else(|| damaged("it is missing"))?;
+        Ok(IdentityId(id.try_into().map_err(|_| damaged("it is not 16 bytes long"))?))
+    }
+
+    /// The last transaction and its record's hash as stored; the start of all if there is none.
+    pub(super) fn head(&self) -> Result<Head, StorageError> {
+        match self.txn.last(BATCHES)? {
+            None => Ok(Head::default()),
+            Some((key, value)) => {
+                let stored = StoredBatch::split(key, value).map_err(|problem| self.env.damaged("the head", problem))?;
+                Ok(Head { tid: stored.last, hash: stored.hash })
+            }
+        }
+    }
+
+    /// The hash stored with the record that ends with transaction `tid`; none if no record ends there.
+    pub(super) fn hash_at(&self, tid: Tid) -> Result<Option<RecordHash>, StorageError> {
+        let Some(value) = self.txn.get(BATCHES, &tid.0.to_be_bytes())? else { return Ok(None) };
+        let stored = StoredBatch::split(&tid.0.to_be_bytes(), value);
+        Ok(Some(stored.map_err(|problem| self.env.damaged(format!("transaction {tid}"), problem))?.hash))
+    }
+
+    /// Hands the batch that holds transaction `tid` to `look`, its hash checked; none if there is no such transaction.
+    pub(super) fn with_batch<R>(
+        &self,
+        tid: Tid,
+        look: impl FnOnce(&BatchView<'_>) -> Result<R, StorageError>,
+    ) -> Result<Option<R>, StorageError> {
+        let Some((key, value)) = self.txn.seek(BATCHES, &tid.0.to_be_bytes())? else { return Ok(None) };
+        let view = self.open(key, value)?;
+        if tid < view.header.first {
+            return Ok(None);
+        }
+        look(&view).map(Some)
+    }
+
+    /// Hands every batch from the one that holds `from` on to `visit`, in order, hashes checked, until it answers false.
+    pub(super) fn walk(
+        &self,
+        from: Tid,
+        mut visit: impl FnMut(&BatchView<'_>) -> Result<bool, StorageError>,
+    ) -> Result<(), StorageError> {
+        self.txn.walk(BATCHES, &from.0.to_be_bytes(), |key, value| visit(&self.open(key, value)?))
+    }
+
+    /// Hands every stored batch to `visit` as it is, unchecked: for those who look for damage.
+    pub(super) fn walk_stored<E: From<StorageError>>(
+        &self,
+        mut visit: impl FnMut(&[u8], &[u8]) -> Result<bool, E>,
+    ) -> Result<(), E> {
+        self.txn.walk(BATCHES, &[], &mut visit)
+    }
+
+    /// An error about the record that holds a transaction.
+    pub(super) fn damaged(&self, tid: Tid, problem: impl Into<String>) -> StorageError {
+        self.env.damaged(format!("the record that holds transaction {tid}"), problem)
+    }
+
+    fn open<'a>(&self, key: &[u8], value: &'a [u8]) -> Result<BatchView<'a>, StorageError> {
+        let stored = StoredBatch::split(key, value).map_err(|problem| self.env.damaged("a history key", problem))?;
+        stored.check().map_err(|problem| self.damaged(stored.last, problem))
+    }
+}
+
+/// A batch as it lies in the database.
+pub(super) struct StoredBatch<'a> {
+    pub last: Tid,
+    pub hash: RecordHash,
+    pub record: &'a [u8],
+}
+
+impl<'a> StoredBatch<'a> {
+    /// Takes an entry of the database apart; in words if it is malformed.
+    pub(super) fn split(key: &[u8], value: &'a [u8]) -> Result<StoredBatch<'a>, String> {
+        let key = key.try_into().map_err(|_| format!("a key of {} bytes, not 8", key.len()))?;
+        let (hash, record) =
+            value.split_first_chunk::<HASH_BYTES>().ok_or_else(|| format!("only {} bytes long", value.len()))?;
+        Ok(StoredBatch { last: Tid(u64::from_be_bytes(key)), hash: RecordHash(*hash), record })
+    }
+
+    /// Reads the record if it has the stored hash and ends where its key says; else says in words what is wrong.
+    pub(super) fn check(&self) -> Result<BatchView<'a>, String> {
+        let hash = RecordHash(*blake3::hash(self.record).as_bytes());
+        if hash != self.hash {
+            return Err(format!("its content has the hash {hash}, but {} was stored with it", self.hash));
+        }
+        let view = BatchView::decode(self.record).map_err(|error| error.to_string())?;
+        if view.header.last != self.last {
+            return Err(format!("it says that it ends with transaction {}, its key {}", view.header.last, self.last));
+        }
+        Ok(view)
+    }
+}

@@ -1,0 +1,362 @@
+//! The one module that calls LMDB.
+//!
+//! It keeps the rules that lmdb-rkv 0.14 and LMDB 0.9 need and do not enforce, so that nobody else has to know them:
+//!
+//! - an environment is opened once per process (a second one on the same path breaks its locks): a registry refuses it;
+//! - thread-local reader slots are off, so that a transaction may live on any thread and several on one;
+//! - all databases are opened at start, and one thread at a time writes (a second write transaction would wait forever);
+//! - no iterators (they outlive their cursor), no nested transactions, no reset and renew, no change of the map size;
+//! - no `WRITEMAP`: a full disk is an error and not a signal, and a stray write from a plugin faults instead of corrupting;
+//! - the directory is synced after the files are made.
+
+#![allow(unsafe_code, reason = "a read transaction and the environment it borrows are kept together in one value")]
+
+use std::{
+    collections::BTreeSet,
+    fs, io,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use lmdb::{
+    Cursor, DatabaseFlags, Environment, EnvironmentFlags, RoTransaction, RwTransaction, Transaction, WriteFlags,
+};
+use lmdb_sys::{MDB_FIRST, MDB_LAST, MDB_NEXT, MDB_SET_RANGE};
+
+/// Why the storage did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum StorageError {
+    /// There is no room. Nothing was changed.
+    #[error("{} has no room left: free some disk space, writing resumes by itself", path.display())]
+    Full {
+        /// The environment's folder.
+        path: PathBuf,
+    },
+    /// The files are not there.
+    #[error("{} does not hold an identity: make one with `theseus init`", path.display())]
+    Missing {
+        /// The environment's folder.
+        path: PathBuf,
+    },
+    /// This process has the environment open already.
+    #[error("{} is open in this process already", path.display())]
+    AlreadyOpen {
+        /// The environment's folder.
+        path: PathBuf,
+    },
+    /// What was read is not what was written.
+    #[error("{} is damaged at {place}: {problem}", path.display())]
+    Damaged {
+        /// The environment's folder.
+        path: PathBuf,
+        /// Which record.
+        place: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// LMDB or the system failed.
+    #[error("{} failed: {source}", path.display())]
+    Failed {
+        /// The environment's folder.
+        path: PathBuf,
+        /// What LMDB said.
+        source: lmdb::Error,
+    },
+    /// A file operation beside LMDB failed.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// What was operated on.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+impl StorageError {
+    /// Whether it is a lack of room, which passes by itself, and not a fault.
+    pub fn is_full(&self) -> bool {
+        matches!(self, StorageError::Full { .. })
+    }
+}
+
+/// How to open an environment.
+pub(super) struct EnvOptions<'a> {
+    /// Its folder.
+    pub path: &'a Path,
+    /// The largest size it can ever reach, in bytes of address space.
+    pub map_bytes: usize,
+    /// The names of its databases; a [`Db`] is a place in this list.
+    pub databases: &'a [&'a str],
+    /// Whether to make what is not there.
+    pub create: bool,
+    /// Whether to leave the files as they are.
+    pub read_only: bool,
+    /// Whether reads are scattered, so that reading ahead is wasted.
+    pub random_reads: bool,
+}
+
+/// A database of an environment: its place in [`EnvOptions::databases`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Db(pub usize);
+
+/// An open environment.
+#[derive(Clone)]
+pub(super) struct Env(Arc<EnvInner>);
+
+struct EnvInner {
+    environment: Environment,
+    databases: Vec<lmdb::Database>,
+    path: PathBuf,
+}
+
+/// The environments that this process has open. A lock because environments are opened and closed on any thread.
+static OPEN: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+
+impl Drop for EnvInner {
+    fn drop(&mut self) {
+        OPEN.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.path);
+    }
+}
+
+impl Env {
+    pub(super) fn open(options: &EnvOptions<'_>) -> Result<Env, StorageError> {
+        let given = options.path;
+        let io_error = |source| StorageError::Io { path: given.to_owned(), source };
+        if options.create {
+            fs::create_dir_all(given).map_err(io_error)?;
+        } else if !given.join("data.mdb").is_file() {
+            return Err(StorageError::Missing { path: given.to_owned() });
+        }
+        let path = given.canonicalize().map_err(io_error)?;
+        if !OPEN.lock().unwrap_or_else(PoisonError::into_inner).insert(path.clone()) {
+            return Err(StorageError::AlreadyOpen { path });
+        }
+        let unregister = |error| {
+            OPEN.lock().unwrap_or_else(PoisonError::into_inner).remove(&path);
+            failed(&path, error)
+        };
+        let mut flags = EnvironmentFlags::NO_TLS;
+        flags.set(EnvironmentFlags::READ_ONLY, options.read_only);
+        flags.set(EnvironmentFlags::NO_READAHEAD, options.random_reads);
+        let environment = Environment::new()
+            .set_flags(flags)
+            .set_max_dbs(options.databases.len() as u32)
+            .set_map_size(options.map_bytes)
+            .open(&path)
+            .map_err(unregister)?;
+        let mut inner = EnvInner { environment, databases: Vec::new(), path };
+        for name in options.databases {
+            let opened = if options.read_only {
+                inner.environment.open_db(Some(name))
+            } else {
+                inner.environment.create_db(Some(name), DatabaseFlags::empty())
+            };
+            let database = opened.map_err(|error| failed(&inner.path, error))?;
+            inner.databases.push(database);
+        }
+        if options.create {
+            for folder in [Some(inner.path.as_path()), inner.path.parent()].into_iter().flatten() {
+                fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(io_error)?;
+            }
+        }
+        Ok(Env(Arc::new(inner)))
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.0.path
+    }
+
+    /// Begins to read what is committed now. A transaction that is kept makes the file grow: end it soon.
+    pub(super) fn read(&self) -> Result<ReadTxn, StorageError> {
+        let txn = self.0.environment.begin_ro_txn().map_err(|error| failed(&self.0.path, error))?;
+        // SAFETY: the transaction borrows the environment, which lives on the heap behind the `Arc` that goes into the same
+        // value; fields drop in order, so the transaction ends before the environment can close.
+        let txn = unsafe { std::mem::transmute::<RoTransaction<'_>, RoTransaction<'static>>(txn) };
+        Ok(ReadTxn { txn, env: self.clone() })
+    }
+
+    /// Begins to write. Only the thread that owns writing to this environment may call it.
+    pub(super) fn write(&self) -> Result<WriteTxn<'_>, StorageError> {
+        let txn = self.0.environment.begin_rw_txn().map_err(|error| failed(&self.0.path, error))?;
+        Ok(WriteTxn { txn, env: self })
+    }
+
+    pub(super) fn damaged(&self, place: impl Into<String>, problem: impl Into<String>) -> StorageError {
+        StorageError::Damaged { path: self.0.path.clone(), place: place.into(), problem: problem.into() }
+    }
+}
+
+fn failed(path: &Path, error: lmdb::Error) -> StorageError {
+    let path = path.to_owned();
+    match error {
+        lmdb::Error::MapFull => StorageError::Full { path },
+        lmdb::Error::Other(libc::ENOSPC | libc::EDQUOT) => StorageError::Full { path },
+        lmdb::Error::Corrupted | lmdb::Error::PageNotFound | lmdb::Error::Invalid => {
+            StorageError::Damaged { path, place: "an LMDB page".to_owned(), problem: error.to_string() }
+        }
+        source => StorageError::Failed { path, source },
+    }
+}
+
+/// A consistent view of an environment.
+pub(super) struct ReadTxn {
+    // Before `env`: it has to end before the environment may close.
+    txn: RoTransaction<'static>,
+    env: Env,
+}
+
+// SAFETY: with thread-local reader slots off (`NO_TLS`), LMDB lets a read transaction be used by any one thread at a time.
+// `ReadTxn` is not `Sync`, so it is never used by two at once, and its cursors do not leave its methods.
+unsafe impl Send for ReadTxn {}
+
+/// A key and its value.
+type Entry<'a> = (&'a [u8], &'a [u8]);
+
+impl ReadTxn {
+    pub(super) fn get(&self, db: Db, key: &[u8]) -> Result<Option<&[u8]>, StorageError> {
+        get(&self.txn, &self.env, db, key)
+    }
+
+    /// The last entry.
+    pub(super) fn last(&self, db: Db) -> Result<Option<Entry<'_>>, StorageError> {
+        self.step(db, None, MDB_LAST)
+    }
+
+    /// The first entry whose key is `key` or comes after it.
+    pub(super) fn seek(&self, db: Db, key: &[u8]) -> Result<Option<Entry<'_>>, StorageError> {
+        self.step(db, Some(key), MDB_SET_RANGE)
+    }
+
+    /// Calls `visit` with each entry from `from` on, in key order, until it answers false or fails.
+    pub(super) fn walk<E: From<StorageError>>(
+        &self,
+        db: Db,
+        from: &[u8],
+        mut visit: impl FnMut(&[u8], &[u8]) -> Result<bool, E>,
+    ) -> Result<(), E> {
+        let fail = |error| failed(self.env.path(), error);
+        let cursor = self.txn.open_ro_cursor(self.env.0.databases[db.0]).map_err(fail)?;
+        // LMDB does not take an empty key to seek; an empty one means "from the start".
+        let mut found = if from.is_empty() {
+            cursor.get(None, None, MDB_FIRST)
+        } else {
+            cursor.get(Some(from), None, MDB_SET_RANGE)
+        };
+        while let Some((key, value)) = self.entry(found)? {
+            if !visit(key, value)? {
+                return Ok(());
+            }
+            found = cursor.get(None, None, MDB_NEXT);
+        }
+        Ok(())
+    }
+
+    /// How many entries a database has.
+    pub(super) fn count(&self, db: Db) -> Result<u64, StorageError> {
+        count(&self.txn, &self.env, db)
+    }
+
+    fn step(&self, db: Db, key: Option<&[u8]>, operation: u32) -> Result<Option<Entry<'_>>, StorageError> {
+        let cursor = self.txn.open_ro_cursor(self.env.0.databases[db.0]).map_err(|e| failed(self.env.path(), e))?;
+        let found = cursor.get(key, None, operation);
+        self.entry(found)
+    }
+
+    fn entry<'a>(&self, found: lmdb::Result<(Option<&'a [u8]>, &'a [u8])>) -> Result<Option<Entry<'a>>, StorageError> {
+        match found {
+            Ok((key, value)) => Ok(Some((key.expect("these cursor operations set the key"), value))),
+            Err(lmdb::Error::NotFound) => Ok(None),
+            Err(error) => Err(failed(self.env.path(), error)),
+        }
+    }
+}
+
+/// A transaction that changes an environment. Dropped without [`commit`](Self::commit), it changes nothing.
+pub(super) struct WriteTxn<'env> {
+    txn: RwTransaction<'env>,
+    env: &'env Env,
+}
+
+impl WriteTxn<'_> {
+    pub(super) fn put(&mut self, db: Db, key: &[u8], value: &[u8]) -> Result<(), StorageError> {
+        let database = self.env.0.databases[db.0];
+        self.txn.put(database, &key, &value, WriteFlags::empty()).map_err(|error| failed(self.env.path(), error))
+    }
+
+    /// Adds an entry whose key is greater than every other, and whose value is `parts` one after another.
+    pub(super) fn append(&mut self, db: Db, key: &[u8], parts: &[&[u8]]) -> Result<(), StorageError> {
+        let length = parts.iter().map(|part| part.len()).sum();
+        let database = self.env.0.databases[db.0];
+        let mut room = self
+            .txn
+            .reserve(database, &key, length, WriteFlags::APPEND)
+            .map_err(|error| failed(self.env.path(), error))?;
+        for part in parts {
+            let (here, rest) = room.split_at_mut(part.len());
+            here.copy_from_slice(part);
+            room = rest;
+        }
+        Ok(())
+    }
+
+    /// Removes an entry, if it is there.
+    pub(super) fn delete(&mut self, db: Db, key: &[u8]) -> Result<(), StorageError> {
+        match self.txn.del(self.env.0.databases[db.0], &key, None) {
+            Ok(()) | Err(lmdb::Error::NotFound) => Ok(()),
+            Err(error) => Err(failed(self.env.path(), error)),
+        }
+    }
+
+    /// Up to `limit` entries from the start of a database, copied, because a later write moves what a slice shows.
+    pub(super) fn first(&self, db: Db, limit: usize) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StorageError> {
+        let fail = |error| failed(self.env.path(), error);
+        let cursor = self.txn.open_ro_cursor(self.env.0.databases[db.0]).map_err(fail)?;
+        let mut entries = Vec::new();
+        let mut found = cursor.get(None, None, MDB_FIRST);
+        while entries.len() < limit {
+            match found {
+                Ok((key, value)) => entries.push((key.unwrap_or_default().to_vec(), value.to_vec())),
+                Err(lmdb::Error::NotFound) => break,
+                Err(error) => return Err(fail(error)),
+            }
+            found = cursor.get(None, None, MDB_NEXT);
+        }
+        Ok(entries)
+    }
+
+    /// How many entries a database has.
+    pub(super) fn count(&self, db: Db) -> Result<u64, StorageError> {
+        count(&self.txn, self.env, db)
+    }
+
+    /// Makes the changes durable, all of them or none.
+    pub(super) fn commit(self) -> Result<(), StorageError> {
+        let path = self.env.path();
+        self.txn.commit().map_err(|error| failed(path, error))
+    }
+}
+
+fn get<'txn>(txn: &'txn impl Transaction, env: &Env, db: Db, key: &[u8]) -> Result<Option<&'txn [u8]>, StorageError> {
+    match txn.get(env.0.databases[db.0], &key) {
+        Ok(value) => Ok(Some(value)),
+        Err(lmdb::Error::NotFound) => Ok(None),
+        Err(error) => Err(failed(env.path(), error)),
+    }
+}
+
+fn count(txn: &impl Transaction, env: &Env, db: Db) -> Result<u64, StorageError> {
+    let mut stat = lmdb_sys::MDB_stat {
+        ms_psize: 0,
+        ms_depth: 0,
+        ms_branch_pages: 0,
+        ms_leaf_pages: 0,
+        ms_overflow_pages: 0,
+        ms_entries: 0,
+    };
+    // SAFETY: the transaction and the database handle belong to the same open environment, and `stat` outlives the call.
+    let code = unsafe { lmdb_sys::mdb_stat(txn.txn(), env.0.databases[db.0].dbi(), &mut stat) };
+    match code {
+        0 => Ok(stat.ms_entries as u64),
+        code => Err(failed(env.path(), lmdb::Error::from_err_code(code))),
+    }
+}

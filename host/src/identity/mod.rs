@@ -1,0 +1,314 @@
+//! The identity: a transactional, prototype-based object graph and its whole history.
+//!
+//! A commit appends one record to the [history](History) and nothing else; the [object table](Table) follows behind, and
+//! the [overlay](Overlay) stands between the two. This module owns the storage and gives three views of it:
+//!
+//! - [`Identity`]: what all threads share;
+//! - [`Reader`]: one thread's way to read objects and names, now or as of a transaction;
+//! - [`Writer`]: the executor's way to add transactions, of which there is one.
+//!
+//! It knows nothing of plugins: behaviours are names here, slots and arguments are encoded values.
+
+mod batch;
+mod history;
+mod ids;
+mod lmdb;
+mod overlay;
+mod read;
+mod record;
+mod table;
+mod verify;
+mod write;
+
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+};
+
+use arc_swap::ArcSwap;
+use theseus_value::ObjectId;
+use twox_hash::XxHash3_64;
+
+pub use self::{
+    batch::{BatchHeader, BatchView, Outcome, RecordedFailure, Transaction, Write, sort_generations},
+    history::Head,
+    ids::{HexError, IdentityId, Incarnation, RecordHash, Tid},
+    lmdb::StorageError,
+    read::Reader,
+    record::{ObjectRecord, Version},
+    table::Census,
+    verify::{Damage, Progress, Verified, verify},
+    write::{CheckpointPlan, ClosedBatch, Committer, Draft, Writer},
+};
+use self::{
+    history::History,
+    overlay::Overlay,
+    table::{Checkpoint, Reached, RequestRow, Table},
+};
+
+/// Where an identity lies and how large it may become.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// The history's folder.
+    pub history: PathBuf,
+    /// The object table's folder.
+    pub objects: PathBuf,
+    /// Address space for the history, in bytes: the most it can ever hold.
+    pub history_bytes_max: usize,
+    /// Address space for the object table, in bytes.
+    pub objects_bytes_max: usize,
+}
+
+/// A request id that was seen, and what became of the request.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Remembered {
+    /// The transaction in which it was executed.
+    pub tid: Tid,
+    /// A digest of what was asked, to tell a repetition from another request under the same id.
+    pub fingerprint: u64,
+    /// How it ended; none if that has to be looked up in the history.
+    pub outcome: Option<Arc<Outcome>>,
+}
+
+/// What all threads share of an open identity.
+pub struct Identity {
+    id: IdentityId,
+    history: History,
+    table: Table,
+    objects: Overlay<ObjectId, Arc<Version>>,
+    names: Overlay<Arc<str>, (Tid, Option<ObjectId>)>,
+    requests: Overlay<Arc<str>, Remembered>,
+    /// The last durable record. Written by the committer alone.
+    head: ArcSwap<Head>,
+    /// The transaction that the table has reached. Written by the checkpointer alone, after the table's commit and before
+    /// anything leaves the overlay; a reader that misses in the overlay looks here whether its view of the table is too old.
+    reached: AtomicU64,
+    /// Whether a checkpoint is under way. Set by the executor, cleared by the checkpointer.
+    checkpointing: AtomicBool,
+}
+
+/// An identity that was opened, and where the executor has to go on.
+pub struct Opened {
+    /// The identity.
+    pub identity: Arc<Identity>,
+    /// What the next writer starts from.
+    pub resume: Resume,
+}
+
+/// Where a writer goes on.
+#[derive(Clone, Debug)]
+pub struct Resume {
+    /// The next object id to give.
+    pub(in crate::identity) next_object: u64,
+    /// The objects, counted.
+    pub(in crate::identity) census: Census,
+    /// The incarnation of the last record.
+    pub incarnation: Incarnation,
+    /// The generations in force: plugin name and digest.
+    pub generations: Arc<[(String, [u8; 32])]>,
+    /// How many transactions were replayed because the object table had not seen them.
+    pub replayed: u64,
+}
+
+impl Resume {
+    /// How many objects there are.
+    pub fn objects(&self) -> u64 {
+        self.census.values().sum()
+    }
+}
+
+impl Identity {
+    /// Makes an empty identity with a new random id.
+    ///
+    /// # Errors
+    ///
+    /// If the storage fails. That no identity is there already is for the caller to check.
+    pub fn create(place: &Place) -> Result<IdentityId, StorageError> {
+        let mut id = [0; 16];
+        getrandom(&mut id);
+        let id = IdentityId(id);
+        Table::open(&place.objects, place.objects_bytes_max, true, false)?;
+        History::create(&place.history, place.history_bytes_max, id)?;
+        Ok(id)
+    }
+
+    /// Opens an identity: replays into the overlay what the object table has not seen.
+    ///
+    /// # Errors
+    ///
+    /// If there is none, if what is read is damaged, or if the storage fails.
+    pub fn open(place: &Place, read_only: bool) -> Result<Opened, StorageError> {
+        let history = History::open(&place.history, place.history_bytes_max, read_only)?;
+        // The table can be made anew from the history; the history cannot.
+        let missing = !place.objects.join("data.mdb").is_file();
+        let table = Table::open(&place.objects, place.objects_bytes_max, missing && !read_only, read_only)?;
+        let (view, reached) = (history.read()?, table.read()?.reached()?);
+        let head = view.head()?;
+        if reached.tid > head.tid {
+            let problem = format!("it ends with transaction {}, but the objects are as of {}", head.tid, reached.tid);
+            return Err(view.damaged(head.tid, problem));
+        }
+        let identity = Arc::new(Identity {
+            id: view.identity()?,
+            history,
+            table,
+            objects: Overlay::new(),
+            names: Overlay::new(),
+            requests: Overlay::new(),
+            head: ArcSwap::from_pointee(head),
+            reached: AtomicU64::new(reached.tid.0),
+            checkpointing: AtomicBool::new(false),
+        });
+        let resume = identity.replay(reached, head)?;
+        Ok(Opened { identity, resume })
+    }
+
+    /// The identity's own id.
+    pub fn id(&self) -> IdentityId {
+        self.id
+    }
+
+    /// The last durable record.
+    pub fn head(&self) -> Head {
+        **self.head.load()
+    }
+
+    /// The transaction up to which the object table has come.
+    pub fn reached(&self) -> Tid {
+        Tid(self.reached.load(Ordering::Acquire))
+    }
+
+    /// How many objects the overlay holds.
+    pub fn overlay_objects(&self) -> usize {
+        self.objects.len()
+    }
+
+    /// Hands every batch from the one that holds `from` on to `visit`, in order, until it answers false.
+    ///
+    /// # Errors
+    ///
+    /// If the storage fails, if a record is damaged, or what `visit` answers.
+    pub fn walk_history(
+        &self,
+        from: Tid,
+        visit: impl FnMut(&BatchView<'_>) -> Result<bool, StorageError>,
+    ) -> Result<(), StorageError> {
+        self.history.read()?.walk(from, visit)
+    }
+
+    /// Hands the batch that holds transaction `tid` to `look`; none if there is no such transaction.
+    ///
+    /// # Errors
+    ///
+    /// If the storage fails, if the record is damaged, or what `look` answers.
+    pub fn with_batch<R>(
+        &self,
+        tid: Tid,
+        look: impl FnOnce(&BatchView<'_>) -> Result<R, StorageError>,
+    ) -> Result<Option<R>, StorageError> {
+        self.history.read()?.with_batch(tid, look)
+    }
+
+    /// Whether the history holds a record that ends with `head.tid` and has its hash: whether it continues that head.
+    ///
+    /// # Errors
+    ///
+    /// If the storage fails.
+    pub fn continues(&self, head: Head) -> Result<bool, StorageError> {
+        Ok(head == Head::default() || self.history.read()?.hash_at(head.tid)? == Some(head.hash))
+    }
+
+    /// An error about the record that holds a transaction.
+    pub fn damaged(&self, tid: Tid, problem: impl Into<String>) -> StorageError {
+        match self.history.read() {
+            Ok(view) => view.damaged(tid, problem),
+            Err(error) => error,
+        }
+    }
+
+    fn replay(self: &Arc<Self>, reached: Reached, head: Head) -> Result<Resume, StorageError> {
+        let Reached { tid: from, mut next_object, mut census } = reached;
+        let mut reader = Reader::new(self.clone());
+        let view = self.history.read()?;
+        view.walk(from.next(), |batch| {
+            for (tid, transaction) in batch.transactions().skip_while(|(tid, _)| *tid <= from) {
+                let transaction = transaction.map_err(|error| view.damaged(tid, error.to_string()))?;
+                for write in &transaction.writes {
+                    let before = reader.newest(write.object)?;
+                    let version = match &before {
+                        Some(before) => before.succeeded_by(tid, write.record.clone()),
+                        None => Version::first(tid, write.record.clone()),
+                    };
+                    if (version.number, version.previous, version.jump()) != (write.number, write.previous, write.jump)
+                    {
+                        let problem =
+                            format!("its write to object {} does not follow the version before", write.object);
+                        return Err(view.damaged(tid, problem));
+                    }
+                    write::count(&mut census, before.as_deref(), &version);
+                    next_object = next_object.max(write.object.0 + 1);
+                    self.objects.put(write.object, tid, Arc::new(version), tid, tid);
+                }
+                for (name, object) in &transaction.names {
+                    self.names.put(Arc::from(*name), tid, (tid, *object), tid, tid);
+                }
+                if let Some(id) = transaction.request_id {
+                    let fingerprint = fingerprint(transaction.target, transaction.method, transaction.arguments);
+                    let remembered = Remembered { tid, fingerprint, outcome: None };
+                    self.requests.put(Arc::from(id), tid, remembered, tid, tid);
+                }
+            }
+            Ok(true)
+        })?;
+        let last =
+            view.with_batch(head.tid, |batch| Ok((batch.header.incarnation, batch.header.generations.clone())))?;
+        let (incarnation, generations) = last.unwrap_or_else(|| (Incarnation(0), Arc::new([])));
+        Ok(Resume { next_object, census, incarnation, generations, replayed: head.tid.0 - from.0 })
+    }
+
+    /// Brings the object table to what the plan says and drops that from the overlay. For one thread, the checkpointer.
+    ///
+    /// # Errors
+    ///
+    /// If the storage fails; then nothing has changed and it can be tried again.
+    pub fn checkpoint(&self, plan: CheckpointPlan) -> Result<(), StorageError> {
+        let result = self.advance_table(plan);
+        self.checkpointing.store(false, Ordering::Release);
+        result
+    }
+
+    fn advance_table(&self, plan: CheckpointPlan) -> Result<(), StorageError> {
+        let (since, until) = (self.reached(), plan.until);
+        let requests = self.requests.changed(since, until);
+        let row = |remembered: Remembered| RequestRow { tid: remembered.tid, fingerprint: remembered.fingerprint };
+        self.table.advance(Checkpoint {
+            reached: Reached { tid: until, next_object: plan.next_object, census: plan.census },
+            objects: self.objects.changed(since, until),
+            names: self.names.changed(since, until),
+            requests: requests.into_iter().map(|(id, remembered)| (id, row(remembered))).collect(),
+            requests_max: plan.requests_max,
+        })?;
+        self.reached.store(until.0, Ordering::Release);
+        self.objects.settle(until, plan.keep_objects);
+        self.names.settle(until, plan.keep_objects);
+        self.requests.settle(until, 0);
+        Ok(())
+    }
+}
+
+/// A digest of what a request asks, to recognise its repetition.
+pub fn fingerprint(target: Option<ObjectId>, method: &str, arguments: &[u8]) -> u64 {
+    // What has no arguments is recorded as having null for them.
+    let arguments = if arguments.is_empty() { &[0xf6] } else { arguments };
+    let seed = XxHash3_64::oneshot_with_seed(target.map_or(0, |object| object.0), method.as_bytes());
+    XxHash3_64::oneshot_with_seed(seed, arguments)
+}
+
+/// Fills a buffer with random bytes from the system.
+pub fn getrandom(buffer: &mut [u8]) {
+    let filled = rustix::rand::getrandom(&mut *buffer, rustix::rand::GetRandomFlags::empty());
+    assert_eq!(filled, Ok(buffer.len()), "the system gives up to 256 random bytes at once");
+}

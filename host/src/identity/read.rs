@@ -1,0 +1,211 @@
+//! Reading objects and names, now or as of a transaction.
+
+use std::sync::Arc;
+
+use theseus_value::ObjectId;
+
+use super::{Identity, Outcome, Remembered, StorageError, Tid, Version, history::HistoryView, table::TableView};
+
+/// One thread's way to read an identity.
+///
+/// It keeps a view of the object table open between reads, because opening one costs more than a read; a thread that has
+/// nothing to do has to [`release`](Self::release) it, or the table's file grows.
+pub struct Reader {
+    identity: Arc<Identity>,
+    table: Option<(Tid, TableView)>,
+}
+
+impl Reader {
+    /// A reader without a view as yet.
+    pub fn new(identity: Arc<Identity>) -> Reader {
+        Reader { identity, table: None }
+    }
+
+    /// The identity behind it.
+    pub fn identity(&self) -> &Arc<Identity> {
+        &self.identity
+    }
+
+    /// Lets go of the view of the object table. The next read opens a new one.
+    pub fn release(&mut self) {
+        self.table = None;
+    }
+
+    /// The newest version of an object, durable or not: what the executor sees.
+    ///
+    /// # Errors
+    ///
+    /// If the storage fails or the row is damaged.
+    pub fn newest(&mut self, object: ObjectId) -> Result<Option<Arc<Version>>, StorageError> {
+        match self.identity.objects.newest(&object) {
+            Some((_, version)) => Ok(Some(version)),
+            None => Ok(self.table()?.object(object)?.map(Arc::new)),
+        }
+    }
+
+    /// An object's version as of transaction `at`, which has to be durable.
+    ///
+    /// # Errors
+    ///
+    /// If the storage fails, or a row or record is damaged.
+    pub fn at(&mut self, object: ObjectId, at: Tid) -> Result<Option<Arc<Version>>, StorageError> {
+        let newest = match self.identity.objects.newest_at(&object, at) {
+            Some((_, version)) => return Ok(Some(version)),
+            None => self.table()?.object(object)?,
+        };
+        match newest {
+            // Not in the table yet: all of its versions are newer than `at`, or it never was.
+            None => match self.identity.objects.newest(&object) {
+                Some((_, newest)) => self.past(object, &newest, at),
+                None => Ok(None),
+            },
+            Some(version) if version.tid <= at => Ok(Some(Arc::new(version))),
+            Some(version) => self.past(object, &version, at),
+        }
+    }
+
+    /// The object that carries a name, and the transaction that gave it: the newest naming, durable or not.
+    ///
+    /// # Errors
+    ///
+    /// If the storage fails or the row is damaged.
+    pub fn name(&mut self, name: &str) -> Result<Option<ObjectId>, StorageError> {
+        match self.identity.names.newest(name) {
+            Some((_, (_, object))) => Ok(object),
+            None => Ok(self.table()?.name(name)?.map(|(_, object)| object)),
+        }
+    }
+
+    /// The object that a name is known to stand for durably. A naming that becomes durable while the caller works with an
+    /// earlier snapshot may be seen already.
+    ///
+    /// # Errors
+    ///
+    /// If the storage fails or the row is damaged.
+    pub fn durable_name(&mut self, name: &str) -> Result<Option<ObjectId>, StorageError> {
+        match self.identity.names.newest_at(name, self.identity.head().tid) {
+            Some((_, (_, object))) => Ok(object),
+            None => Ok(self.table()?.name(name)?.map(|(_, object)| object)),
+        }
+    }
+
+    /// Up to `limit` names that begin with `prefix` and come after `after`, in order, as of the last durable transaction.
+    ///
+    /// # Errors
+    ///
+    /// If the storage fails or a row is damaged.
+    pub fn names(
+        &mut self,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<(String, ObjectId)>, StorageError> {
+        let head = self.identity.head().tid;
+        let within = |name: &str| name.starts_with(prefix) && after.is_none_or(|after| name > after);
+        let mut overlaid: Vec<_> = self.identity.names.changed(Tid::NONE, head);
+        overlaid.retain(|(name, _)| within(name));
+        let hidden: rustc_hash::FxHashSet<Arc<str>> = overlaid.iter().map(|(name, _)| name.clone()).collect();
+        let mut found: Vec<(String, ObjectId)> =
+            overlaid.into_iter().filter_map(|(name, (_, object))| Some((name.to_string(), object?))).collect();
+        let from = after.filter(|after| *after > prefix).unwrap_or(prefix);
+        let mut tabled = 0;
+        self.table()?.names(from, |name, object| {
+            if within(name) && !hidden.contains(name) {
+                found.push((name.to_owned(), object));
+                tabled += 1;
+            }
+            tabled < limit && (name.starts_with(prefix) || name < prefix)
+        })?;
+        found.sort();
+        found.truncate(limit);
+        Ok(found)
+    }
+
+    /// What became of a request id, if it is remembered. The outcome is filled in.
+    ///
+    /// # Errors
+    ///
+    /// If the storage fails, or a row or record is damaged.
+    pub fn request(&mut self, id: &str) -> Result<Option<(Remembered, Arc<Outcome>)>, StorageError> {
+        let remembered = match self.identity.requests.newest(id) {
+            Some((_, remembered)) => remembered,
+            None => match self.table()?.request(id)? {
+                Some(row) => Remembered { tid: row.tid, fingerprint: row.fingerprint, outcome: None },
+                None => return Ok(None),
+            },
+        };
+        let outcome = match &remembered.outcome {
+            Some(outcome) => outcome.clone(),
+            None => Arc::new(self.outcome(remembered.tid)?),
+        };
+        Ok(Some((remembered, outcome)))
+    }
+
+    fn outcome(&self, tid: Tid) -> Result<Outcome, StorageError> {
+        let view = self.identity.history.read()?;
+        let missing = || view.damaged(tid, "the history does not have it, but a request id points to it");
+        view.with_batch(tid, |batch| {
+            let transaction = batch.transaction(tid).ok_or_else(missing)?;
+            Ok(transaction.map_err(|error| view.damaged(tid, error.to_string()))?.outcome)
+        })?
+        .ok_or_else(missing)
+    }
+
+    /// Follows an object's versions back from a newer one to the newest that transaction `at` could see.
+    fn past(&self, object: ObjectId, newer: &Version, at: Tid) -> Result<Option<Arc<Version>>, StorageError> {
+        let view = self.identity.history.read()?;
+        let (mut previous, mut jump) = (newer.previous, newer.jump());
+        loop {
+            // A jump to a version that is still too new saves steps; one that overshoots does not.
+            let next = if jump > at { jump } else { previous };
+            let Some(tid) = next.exists() else { return Ok(None) };
+            let write = written(&view, object, tid)?;
+            if tid <= at {
+                let spine = Box::new([]);
+                let (number, previous) = (write.number, write.previous);
+                return Ok(Some(Arc::new(Version { tid, number, previous, spine, record: write.record })));
+            }
+            (previous, jump) = (write.previous, write.jump);
+        }
+    }
+
+    /// The transactions that wrote an object, newest first, until `visit` answers false.
+    ///
+    /// # Errors
+    ///
+    /// If the storage fails, or a row or record is damaged.
+    pub fn versions(&mut self, object: ObjectId, mut visit: impl FnMut(Tid) -> bool) -> Result<(), StorageError> {
+        let head = self.identity.head().tid;
+        let Some(newest) = self.at(object, head)? else { return Ok(()) };
+        let view = self.identity.history.read()?;
+        let mut tid = newest.tid;
+        while visit(tid) {
+            match written(&view, object, tid)?.previous.exists() {
+                Some(previous) => tid = previous,
+                None => break,
+            }
+        }
+        Ok(())
+    }
+
+    /// The view of the table, opened anew if the table has moved on: what has left the overlay since would be missed.
+    fn table(&mut self) -> Result<&TableView, StorageError> {
+        let reached = self.identity.reached();
+        if self.table.as_ref().is_none_or(|(opened_at, _)| *opened_at != reached) {
+            self.table = None;
+            self.table = Some((reached, self.identity.table.read()?));
+        }
+        Ok(&self.table.as_ref().expect("it was opened above").1)
+    }
+}
+
+/// The write to `object` that transaction `tid` made.
+fn written(view: &HistoryView, object: ObjectId, tid: Tid) -> Result<super::Write, StorageError> {
+    let missing = || view.damaged(tid, format!("it should have written object {object}, and did not"));
+    view.with_batch(tid, |batch| {
+        let transaction = batch.transaction(tid).ok_or_else(missing)?;
+        let transaction = transaction.map_err(|error| view.damaged(tid, error.to_string()))?;
+        transaction.writes.into_iter().find(|write| write.object == object).ok_or_else(missing)
+    })?
+    .ok_or_else(missing)
+}

@@ -1,0 +1,318 @@
+//! The object table: the newest version of every object, the names, and the request ids that are still remembered.
+//!
+//! It follows behind the history. A *checkpoint* brings it, in one LMDB transaction, to a later transaction of the history,
+//! and notes which one it reached; what came after is in the overlay, or is replayed from the history at start.
+//!
+//! LMDB environment `identity/objects/`. Every value begins with its seal, because LMDB itself has no checksums: 8 bytes,
+//! little-endian, xxHash3-64 of the rest of the value, seeded with the xxHash3-64 of the key, seeded with the number of the
+//! database in the table below, from 0. Numbers in keys are 64 bits, big-endian.
+//!
+//! | database    | key        | rest of the value                                                                |
+//! |-------------|------------|----------------------------------------------------------------------------------|
+//! | `objects`   | object     | `[tid, number, previous, [spine...], record / null]`, see [`Version::encode_row`] |
+//! | `names`     | name       | `[tid, object]`                                                                  |
+//! | `requests`  | request id | `[tid, fingerprint]`                                                             |
+//! | `recent`    | tid        | `[request id]`: the same by age, to forget the oldest first                      |
+//! | `meta`      | `reached`  | `[tid, next object, [[behaviour, schema, objects]...]]`                          |
+
+use std::{collections::BTreeMap, path::Path, sync::Arc};
+
+use theseus_value::{
+    DecodeError, ObjectId,
+    raw::{Reader, Writer},
+};
+use twox_hash::XxHash3_64;
+
+use super::{
+    StorageError, Tid, Version,
+    lmdb::{Db, Env, EnvOptions, ReadTxn, WriteTxn},
+    record::{expect_array, small},
+};
+
+const DATABASES: &[&str] = &["objects", "names", "requests", "recent", "meta"];
+const OBJECTS: Db = Db(0);
+const NAMES: Db = Db(1);
+const REQUESTS: Db = Db(2);
+const RECENT: Db = Db(3);
+const META: Db = Db(4);
+const REACHED: &[u8] = b"reached";
+const SEAL_BYTES: usize = 8;
+
+/// How many objects there are of each behaviour and schema version.
+pub type Census = BTreeMap<(Arc<str>, u32), u64>;
+
+/// How far the table has come.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Reached {
+    /// The last transaction it contains.
+    pub tid: Tid,
+    /// The next object id to give.
+    pub next_object: u64,
+    /// The objects it holds, counted.
+    pub census: Census,
+}
+
+impl Reached {
+    /// Of an empty table.
+    pub(super) fn start() -> Reached {
+        Reached { tid: Tid::NONE, next_object: 1, census: Census::new() }
+    }
+}
+
+/// A request that was executed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct RequestRow {
+    /// The transaction in which.
+    pub tid: Tid,
+    /// What was asked, see [`super::Remembered::fingerprint`].
+    pub fingerprint: u64,
+}
+
+/// What a checkpoint writes.
+pub(super) struct Checkpoint {
+    pub reached: Reached,
+    pub objects: Vec<(ObjectId, Arc<Version>)>,
+    pub names: Vec<(Arc<str>, (Tid, Option<ObjectId>))>,
+    pub requests: Vec<(Arc<str>, RequestRow)>,
+    /// How many request ids to remember; the oldest beyond that are forgotten.
+    pub requests_max: u64,
+}
+
+/// The table's environment.
+#[derive(Clone)]
+pub(super) struct Table {
+    env: Env,
+}
+
+impl Table {
+    pub(super) fn open(path: &Path, map_bytes: usize, create: bool, read_only: bool) -> Result<Table, StorageError> {
+        let options = EnvOptions { path, map_bytes, databases: DATABASES, create, read_only, random_reads: true };
+        Ok(Table { env: Env::open(&options)? })
+    }
+
+    pub(super) fn read(&self) -> Result<TableView, StorageError> {
+        Ok(TableView { txn: self.env.read()?, env: self.env.clone() })
+    }
+
+    /// Brings the table forward. Only the checkpointer may call it.
+    pub(super) fn advance(&self, mut checkpoint: Checkpoint) -> Result<(), StorageError> {
+        // In key order, so that neighbours share the pages that are written.
+        checkpoint.objects.sort_unstable_by_key(|(object, _)| *object);
+        checkpoint.names.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+        checkpoint.requests.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+        let mut txn = self.env.write()?;
+        let mut value = Vec::new();
+        for (object, version) in &checkpoint.objects {
+            let key = object.0.to_be_bytes();
+            seal(&mut value, OBJECTS, &key, |out| version.encode_row(out));
+            txn.put(OBJECTS, &key, &value)?;
+        }
+        for (name, (tid, object)) in &checkpoint.names {
+            match object {
+                Some(object) => {
+                    seal(&mut value, NAMES, name.as_bytes(), |out| pair(out, tid.0, object.0));
+                    txn.put(NAMES, name.as_bytes(), &value)?;
+                }
+                None => txn.delete(NAMES, name.as_bytes())?,
+            }
+        }
+        for (id, row) in &checkpoint.requests {
+            seal(&mut value, REQUESTS, id.as_bytes(), |out| pair(out, row.tid.0, row.fingerprint));
+            txn.put(REQUESTS, id.as_bytes(), &value)?;
+            let key = row.tid.0.to_be_bytes();
+            seal(&mut value, RECENT, &key, |out| {
+                let mut writer = Writer::new(out);
+                writer.array(1);
+                writer.text(id);
+            });
+            txn.put(RECENT, &key, &value)?;
+        }
+        self.forget_old_requests(&mut txn, checkpoint.requests_max)?;
+        seal(&mut value, META, REACHED, |out| encode_reached(&checkpoint.reached, out));
+        txn.put(META, REACHED, &value)?;
+        txn.commit()
+    }
+
+    fn forget_old_requests(&self, txn: &mut WriteTxn<'_>, keep: u64) -> Result<(), StorageError> {
+        let surplus = txn.count(RECENT)?.saturating_sub(keep);
+        for (key, value) in txn.first(RECENT, surplus as usize)? {
+            let id = unseal(RECENT, &key, &value)
+                .and_then(|body| decode_text(body).map_err(|error| error.to_string()))
+                .map_err(|problem| self.env.damaged("a remembered request id", problem))?;
+            txn.delete(REQUESTS, id.as_bytes())?;
+            txn.delete(RECENT, &key)?;
+        }
+        Ok(())
+    }
+}
+
+/// The table as it stood at one moment.
+pub(super) struct TableView {
+    txn: ReadTxn,
+    env: Env,
+}
+
+impl TableView {
+    /// How far the table has come; the start if it is new.
+    pub(super) fn reached(&self) -> Result<Reached, StorageError> {
+        let Some(value) = self.txn.get(META, REACHED)? else { return Ok(Reached::start()) };
+        self.open(META, REACHED, value, "the note of the transaction it reached", decode_reached)
+    }
+
+    pub(super) fn object(&self, object: ObjectId) -> Result<Option<Version>, StorageError> {
+        let key = object.0.to_be_bytes();
+        let Some(value) = self.txn.get(OBJECTS, &key)? else { return Ok(None) };
+        self.open(OBJECTS, &key, value, &format!("object {object}"), Version::decode_row).map(Some)
+    }
+
+    /// The object that carries a name, and the transaction that gave it.
+    pub(super) fn name(&self, name: &str) -> Result<Option<(Tid, ObjectId)>, StorageError> {
+        let Some(value) = self.txn.get(NAMES, name.as_bytes())? else { return Ok(None) };
+        let place = || format!("the name `{name}`");
+        let (tid, object) = self.open(NAMES, name.as_bytes(), value, &place(), decode_pair)?;
+        Ok(Some((Tid(tid), ObjectId(object))))
+    }
+
+    /// Names from `from` on, in order, until `visit` answers false.
+    pub(super) fn names(&self, from: &str, mut visit: impl FnMut(&str, ObjectId) -> bool) -> Result<(), StorageError> {
+        self.txn.walk(NAMES, from.as_bytes(), |key, value| {
+            let (name, _, object) = self.name_row(key, value)?;
+            Ok(visit(name, object))
+        })
+    }
+
+    /// Takes a row of the names apart: the name, the transaction that gave it, the object.
+    pub(super) fn name_row<'a>(&self, key: &'a [u8], value: &[u8]) -> Result<(&'a str, Tid, ObjectId), StorageError> {
+        let name = std::str::from_utf8(key).map_err(|error| self.env.damaged("a name", error.to_string()))?;
+        let (tid, object) = self.open(NAMES, key, value, &format!("the name `{name}`"), decode_pair)?;
+        Ok((name, Tid(tid), ObjectId(object)))
+    }
+
+    pub(super) fn request(&self, id: &str) -> Result<Option<RequestRow>, StorageError> {
+        let Some(value) = self.txn.get(REQUESTS, id.as_bytes())? else { return Ok(None) };
+        let place = format!("the request id `{id}`");
+        let (tid, fingerprint) = self.open(REQUESTS, id.as_bytes(), value, &place, decode_pair)?;
+        Ok(Some(RequestRow { tid: Tid(tid), fingerprint }))
+    }
+
+    /// Every row of the objects: the object and its version, or what is wrong with the row.
+    pub(super) fn walk_objects(
+        &self,
+        mut visit: impl FnMut(ObjectId, Result<Version, String>) -> Result<bool, StorageError>,
+    ) -> Result<(), StorageError> {
+        self.txn.walk(OBJECTS, &[], |key, value| {
+            let id = <[u8; 8]>::try_from(key).map_err(|_| self.env.damaged("an object key", "it is not 8 bytes"))?;
+            let version = unseal(OBJECTS, key, value)
+                .and_then(|body| Version::decode_row(body).map_err(|error| error.to_string()));
+            visit(ObjectId(u64::from_be_bytes(id)), version)
+        })
+    }
+
+    /// Every row of the names.
+    pub(super) fn walk_names(
+        &self,
+        mut visit: impl FnMut(&str, Result<(Tid, ObjectId), String>) -> Result<bool, StorageError>,
+    ) -> Result<(), StorageError> {
+        self.txn.walk(NAMES, &[], |key, value| {
+            let name = String::from_utf8_lossy(key);
+            let row = unseal(NAMES, key, value)
+                .and_then(|body| decode_pair(body).map_err(|error| error.to_string()))
+                .map(|(tid, object)| (Tid(tid), ObjectId(object)));
+            visit(&name, row)
+        })
+    }
+
+    /// How many objects and names there are to walk.
+    pub(super) fn rows(&self) -> Result<u64, StorageError> {
+        Ok(self.txn.count(OBJECTS)? + self.txn.count(NAMES)?)
+    }
+
+    fn open<T>(
+        &self,
+        db: Db,
+        key: &[u8],
+        value: &[u8],
+        place: &str,
+        decode: impl FnOnce(&[u8]) -> Result<T, DecodeError>,
+    ) -> Result<T, StorageError> {
+        unseal(db, key, value)
+            .and_then(|body| decode(body).map_err(|error| error.to_string()))
+            .map_err(|problem| self.env.damaged(place, problem))
+    }
+}
+
+/// Writes a value with its seal into `value`.
+fn seal(value: &mut Vec<u8>, db: Db, key: &[u8], body: impl FnOnce(&mut Vec<u8>)) {
+    value.clear();
+    value.extend_from_slice(&[0; SEAL_BYTES]);
+    body(value);
+    let sum = checksum(db, key, &value[SEAL_BYTES..]);
+    value[..SEAL_BYTES].copy_from_slice(&sum.to_le_bytes());
+}
+
+/// Takes the seal off a value; in words if it does not fit.
+fn unseal<'a>(db: Db, key: &[u8], value: &'a [u8]) -> Result<&'a [u8], String> {
+    let (sum, body) =
+        value.split_first_chunk::<SEAL_BYTES>().ok_or_else(|| format!("only {} bytes long", value.len()))?;
+    let (stored, found) = (u64::from_le_bytes(*sum), checksum(db, key, body));
+    if stored == found {
+        Ok(body)
+    } else {
+        Err(format!("its content has the checksum {found:016x}, but {stored:016x} was stored with it"))
+    }
+}
+
+fn checksum(db: Db, key: &[u8], body: &[u8]) -> u64 {
+    let seed = XxHash3_64::oneshot_with_seed(db.0 as u64, key);
+    XxHash3_64::oneshot_with_seed(seed, body)
+}
+
+fn pair(out: &mut Vec<u8>, first: u64, second: u64) {
+    let mut writer = Writer::new(out);
+    writer.array(2);
+    writer.uint(first);
+    writer.uint(second);
+}
+
+fn decode_pair(body: &[u8]) -> Result<(u64, u64), DecodeError> {
+    let mut reader = Reader::new(body);
+    expect_array(&mut reader, 2)?;
+    let pair = (reader.uint()?, reader.uint()?);
+    reader.finish()?;
+    Ok(pair)
+}
+
+fn decode_text(body: &[u8]) -> Result<String, DecodeError> {
+    let mut reader = Reader::new(body);
+    expect_array(&mut reader, 1)?;
+    let text = reader.text()?.to_owned();
+    reader.finish()?;
+    Ok(text)
+}
+
+fn encode_reached(reached: &Reached, out: &mut Vec<u8>) {
+    let mut writer = Writer::new(out);
+    writer.array(3);
+    writer.uint(reached.tid.0);
+    writer.uint(reached.next_object);
+    writer.array(reached.census.len());
+    for ((behavior, schema), objects) in &reached.census {
+        writer.array(3);
+        writer.text(behavior);
+        writer.uint(u64::from(*schema));
+        writer.uint(*objects);
+    }
+}
+
+fn decode_reached(body: &[u8]) -> Result<Reached, DecodeError> {
+    let mut reader = Reader::new(body);
+    expect_array(&mut reader, 3)?;
+    let (tid, next_object) = (Tid(reader.uint()?), reader.uint()?);
+    let mut census = Census::new();
+    for _ in 0..reader.array()? {
+        expect_array(&mut reader, 3)?;
+        census.insert((Arc::from(reader.text()?), small(reader.uint()?)?), reader.uint()?);
+    }
+    reader.finish()?;
+    Ok(Reached { tid, next_object, census })
+}

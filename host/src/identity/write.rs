@@ -1,0 +1,336 @@
+//! Adding transactions: the executor's [`Writer`] numbers them and makes them visible to itself, the [`Committer`] makes them
+//! durable and visible to all.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, atomic::Ordering},
+};
+
+use theseus_value::ObjectId;
+
+use super::{
+    BatchHeader, Census, Head, Identity, Incarnation, ObjectRecord, Outcome, Reader, Remembered, Resume, StorageError,
+    Tid, Version,
+    batch::{BatchBuilder, Entry},
+    fingerprint,
+};
+
+/// A transaction that was executed and is to be recorded.
+pub struct Draft<'a> {
+    /// The client's id for the request, if it gave one.
+    pub request_id: Option<&'a str>,
+    /// The object that received the message; none for what the host itself did.
+    pub target: Option<ObjectId>,
+    /// The method, or for the host's own doings a name that begins with `theseus.`.
+    pub method: &'a str,
+    /// The encoded arguments.
+    pub arguments: &'a [u8],
+    /// The time it was given, in microseconds since the Unix epoch.
+    pub time_us: u64,
+    /// The seed of its random numbers.
+    pub seed: u64,
+    /// How it ended. If it failed, it must not write.
+    pub outcome: Arc<Outcome>,
+    /// What it made of the objects it wrote: each at most once, none for deleted.
+    pub writes: &'a [(ObjectId, Option<Arc<ObjectRecord>>)],
+    /// The names it gave (to an object) or freed (none), each at most once.
+    pub names: &'a [(Arc<str>, Option<ObjectId>)],
+}
+
+/// Transactions on their way to the committer.
+pub struct ClosedBatch {
+    first: Tid,
+    last: Tid,
+    transactions: BatchBuilder,
+    /// Which attempt this is: raised when an earlier batch failed and its transactions were forgotten.
+    pub epoch: u64,
+}
+
+impl ClosedBatch {
+    /// Its last transaction.
+    pub fn last(&self) -> Tid {
+        self.last
+    }
+
+    /// How many transactions it has.
+    pub fn len(&self) -> usize {
+        self.transactions.len()
+    }
+
+    /// Whether it has none: it then stands for a wait until all before it is durable.
+    pub fn is_empty(&self) -> bool {
+        self.transactions.is_empty()
+    }
+}
+
+/// What the writer knew at the end of a batch: enough to go back there.
+#[derive(Clone)]
+struct Mark {
+    tid: Tid,
+    next_object: u64,
+    census: Census,
+}
+
+/// What a checkpoint has to bring the object table to.
+pub struct CheckpointPlan {
+    pub(super) until: Tid,
+    pub(super) next_object: u64,
+    pub(super) census: Census,
+    /// How many request ids to remember.
+    pub requests_max: u64,
+    /// How many objects to leave in the overlay although the table has them.
+    pub keep_objects: usize,
+}
+
+/// The executor's way to add transactions. There is one at a time.
+pub struct Writer {
+    reader: Reader,
+    next_tid: Tid,
+    batch_first: Tid,
+    next_object: u64,
+    census: Census,
+    open: BatchBuilder,
+    /// Ends of the batches that are not durable yet, after the end of the last that is.
+    marks: VecDeque<Mark>,
+    /// While a checkpoint is under way, what it works on must not leave the overlay.
+    checkpoint: Option<Tid>,
+    epoch: u64,
+    versions: Vec<(ObjectId, Arc<Version>)>,
+}
+
+impl Writer {
+    /// A writer that goes on where the identity was when it was opened.
+    pub fn new(identity: Arc<Identity>, resume: &Resume) -> Writer {
+        let tid = identity.head().tid;
+        let mark = Mark { tid, next_object: resume.next_object, census: resume.census.clone() };
+        Writer {
+            reader: Reader::new(identity),
+            next_tid: tid.next(),
+            batch_first: tid.next(),
+            next_object: mark.next_object,
+            census: mark.census.clone(),
+            open: BatchBuilder::default(),
+            marks: [mark].into(),
+            checkpoint: None,
+            epoch: 0,
+            versions: Vec::new(),
+        }
+    }
+
+    /// Reads what the writer sees: all that was recorded, durable or not.
+    pub fn reader(&mut self) -> &mut Reader {
+        &mut self.reader
+    }
+
+    /// The id that the next new object gets, counted from those already reserved by the caller.
+    pub fn next_object(&self) -> u64 {
+        self.next_object
+    }
+
+    /// The objects, counted, as of the last transaction recorded.
+    pub fn census(&self) -> &Census {
+        &self.census
+    }
+
+    /// Which attempt the open batch belongs to.
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// How many transactions and bytes the open batch has.
+    pub fn open_batch(&self) -> (usize, usize) {
+        (self.open.len(), self.open.bytes())
+    }
+
+    /// Adds a transaction to the open batch and makes it visible to this writer's reader.
+    ///
+    /// # Errors
+    ///
+    /// If the version before one of the writes cannot be read; then nothing was recorded.
+    pub fn record(&mut self, draft: &Draft<'_>) -> Result<Tid, StorageError> {
+        let tid = self.next_tid;
+        self.versions.clear();
+        for (object, record) in draft.writes {
+            let before = self.reader.newest(*object)?;
+            let version = match &before {
+                Some(before) => before.succeeded_by(tid, record.clone()),
+                None => Version::first(tid, record.clone()),
+            };
+            count(&mut self.census, before.as_deref(), &version);
+            self.versions.push((*object, Arc::new(version)));
+        }
+        self.open.push(&Entry {
+            request_id: draft.request_id,
+            target: draft.target,
+            method: draft.method,
+            arguments: draft.arguments,
+            time_us: draft.time_us,
+            seed: draft.seed,
+            outcome: &draft.outcome,
+            writes: &self.versions,
+            names: draft.names,
+        });
+        self.show(tid, draft);
+        self.next_tid = tid.next();
+        Ok(tid)
+    }
+
+    /// Puts what a transaction made into the overlay.
+    fn show(&mut self, tid: Tid, draft: &Draft<'_>) {
+        let identity = self.reader.identity();
+        if !identity.checkpointing.load(Ordering::Acquire) {
+            self.checkpoint = None;
+        }
+        let durable = identity.head().tid;
+        let keep_from = self.checkpoint.map_or(durable, |until| until.min(durable));
+        for (object, version) in self.versions.drain(..) {
+            self.next_object = self.next_object.max(object.0 + 1);
+            identity.objects.put(object, tid, version, self.batch_first, keep_from);
+        }
+        for (name, object) in draft.names {
+            identity.names.put(name.clone(), tid, (tid, *object), self.batch_first, keep_from);
+        }
+        if let Some(id) = draft.request_id {
+            let fingerprint = fingerprint(draft.target, draft.method, draft.arguments);
+            let remembered = Remembered { tid, fingerprint, outcome: Some(draft.outcome.clone()) };
+            identity.requests.put(Arc::from(id), tid, remembered, self.batch_first, keep_from);
+        }
+    }
+
+    /// Ends the open batch; it may be empty. The next transaction opens another.
+    pub fn close_batch(&mut self) -> ClosedBatch {
+        let batch = ClosedBatch {
+            first: self.batch_first,
+            last: Tid(self.next_tid.0 - 1),
+            transactions: std::mem::take(&mut self.open),
+            epoch: self.epoch,
+        };
+        if !batch.is_empty() {
+            let mark = Mark { tid: batch.last, next_object: self.next_object, census: self.census.clone() };
+            self.marks.push_back(mark);
+        }
+        self.batch_first = self.next_tid;
+        batch
+    }
+
+    /// Forgets every transaction that is not durable, because the storage refused a batch.
+    pub fn roll_back(&mut self) {
+        let durable = self.drop_passed_marks();
+        let identity = self.reader.identity();
+        identity.objects.roll_back(durable);
+        identity.names.roll_back(durable);
+        identity.requests.roll_back(durable);
+        self.marks.truncate(1);
+        let mark = &self.marks[0];
+        (self.next_object, self.census) = (mark.next_object, mark.census.clone());
+        self.next_tid = durable.next();
+        self.batch_first = self.next_tid;
+        self.open = BatchBuilder::default();
+        self.epoch += 1;
+    }
+
+    /// How many durable transactions the object table has not seen.
+    pub fn lag(&self) -> u64 {
+        let identity = self.reader.identity();
+        identity.head().tid.0 - identity.reached().0
+    }
+
+    /// Whether a checkpoint is under way.
+    pub fn is_checkpointing(&self) -> bool {
+        self.reader.identity().checkpointing.load(Ordering::Acquire)
+    }
+
+    /// What a checkpoint now has to do; none if one is under way or there is nothing to do.
+    ///
+    /// Whoever takes the plan has to carry it out with [`Identity::checkpoint`].
+    pub fn plan_checkpoint(&mut self, requests_max: u64, keep_objects: usize) -> Option<CheckpointPlan> {
+        let durable = self.drop_passed_marks();
+        let identity = self.reader.identity();
+        if durable <= identity.reached() || identity.checkpointing.swap(true, Ordering::AcqRel) {
+            return None;
+        }
+        self.checkpoint = Some(durable);
+        let Mark { tid: until, next_object, census } = self.marks[0].clone();
+        Some(CheckpointPlan { until, next_object, census, requests_max, keep_objects })
+    }
+
+    /// Drops the marks before the one of the last durable batch, which stays first; answers its transaction.
+    fn drop_passed_marks(&mut self) -> Tid {
+        let durable = self.reader.identity().head().tid;
+        while self.marks.get(1).is_some_and(|mark| mark.tid <= durable) {
+            self.marks.pop_front();
+        }
+        assert_eq!(self.marks[0].tid, durable, "every durable batch was closed by this writer");
+        durable
+    }
+}
+
+/// Counts a new version of an object in, and the one before it out.
+pub(super) fn count(census: &mut Census, before: Option<&Version>, after: &Version) {
+    let key = |record: &ObjectRecord| (record.behavior.clone(), record.schema);
+    let (before, after) = (before.and_then(|version| version.record.as_deref()), after.record.as_deref());
+    if let (Some(before), Some(after)) = (before, after)
+        && (&before.behavior, before.schema) == (&after.behavior, after.schema)
+    {
+        return;
+    }
+    if let Some(before) = before
+        && let Some(objects) = census.get_mut(&key(before))
+    {
+        *objects -= 1;
+        if *objects == 0 {
+            census.remove(&key(before));
+        }
+    }
+    if let Some(after) = after {
+        *census.entry(key(after)).or_default() += 1;
+    }
+}
+
+/// Makes batches durable, one after another. There is one at a time.
+pub struct Committer {
+    identity: Arc<Identity>,
+    incarnation: Incarnation,
+}
+
+impl Committer {
+    /// A committer that continues the history as `incarnation`.
+    pub fn new(identity: Arc<Identity>, incarnation: Incarnation) -> Committer {
+        Committer { identity, incarnation }
+    }
+
+    /// Appends a batch to the history. When it returns, the batch is durable; readers see it after
+    /// [`publish`](Self::publish).
+    ///
+    /// # Errors
+    ///
+    /// If the storage fails. The history is then as it was.
+    pub fn append(
+        &mut self,
+        batch: ClosedBatch,
+        generations: &Arc<[(String, [u8; 32])]>,
+        time_us: u64,
+    ) -> Result<Head, StorageError> {
+        let head = self.identity.head();
+        if batch.is_empty() {
+            return Ok(head);
+        }
+        assert_eq!(batch.first, head.tid.next(), "batches come in order and none is left out");
+        let header = BatchHeader {
+            first: batch.first,
+            last: batch.last,
+            time_us,
+            incarnation: self.incarnation,
+            generations: generations.clone(),
+            previous: head.hash,
+        };
+        self.identity.history.append(&header, batch.transactions.transactions())
+    }
+
+    /// Shows readers what was made durable.
+    pub fn publish(&mut self, head: Head) {
+        if head != self.identity.head() {
+            self.identity.head.store(Arc::new(head));
+        }
+    }
+}

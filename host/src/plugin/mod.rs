@@ -1,0 +1,27 @@
+//! Plugins: the file that is offered, the judgement of it, the library it becomes, and the end of that library.
+//!
+//! `stage` -> `inspect` -> `load` -> calls -> `retire`. This room knows the boundary (`theseus-abi`), the encoding of what
+//! crosses it and the dynamic linker. It knows nothing of objects, transactions or histories: whoever executes messages
+//! implements [`CallHost`] and hands it to each call.
+
+mod boundary;
+mod digest;
+mod elf;
+mod generation;
+mod image;
+mod inspect;
+mod loader;
+mod retire;
+mod sealed;
+mod store;
+
+pub use boundary::{CallHost, FAILURE_MESSAGE_BYTES_MAX, LOG_LINE_BYTES_MAX};
+pub use digest::{Digest, ParseDigestError};
+pub use generation::{Behavior, CallBuffers, Generation, GenerationNumber, MethodId};
+pub use inspect::{Inspection, NAME_BYTES_MAX, Refusal, Warning, inspect};
+pub use loader::{LoadError, load};
+pub use retire::{PinReason, Pinned, Retired, retire};
+pub use store::{FILE_BYTES_LIMIT, FetchError, KeepError, StageError, Staged, Store, stage};
+
+#[cfg(test)]
+mod tests;

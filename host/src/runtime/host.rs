@@ -1,0 +1,520 @@
+//! The running host: opens an identity, starts the engine with the plugins in force, and does what is asked.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    thread::{self, JoinHandle},
+    time::Instant,
+};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use theseus_value::{ObjectId, Value};
+
+use super::{
+    action::{Action, ActionError, Answer, CallMode, Head, ObjectRef, StatusView},
+    operator::{Operator, QUEUE_MAX},
+    owner::{OwnerError, OwnerLock},
+    views,
+};
+use crate::{
+    config::Config,
+    exec::{Command, Doing, Done, Engine, PluginSet, QueryWorker, Refusal, Start},
+    home::Home,
+    identity::{Identity, Incarnation, Opened, Outcome, Place, RecordHash, Resume, StorageError, Tid},
+    plugin::{self, Digest, Store},
+    restart::{Trial, bundle, confirm, handoff, instruction},
+    swap::{self, Retirement},
+};
+
+/// Takes what came of an action. Called on a thread of the host's, so it must be quick and not block.
+pub type Reply = Box<dyn FnOnce(Result<Answer, ActionError>) + Send>;
+
+/// Why a host does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// There is an identity already.
+    #[error("{home} already holds an identity: choose another home")]
+    Exists {
+        /// The home.
+        home: Home,
+    },
+    /// The identity has another owner, or its lock cannot be taken.
+    #[error(transparent)]
+    Owner(#[from] OwnerError),
+    /// The storage does not give the identity.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// A plugin in force cannot be loaded again.
+    #[error("the plugin `{plugin}` in force cannot be loaded: {problem}")]
+    Plugin {
+        /// Its name.
+        plugin: String,
+        /// What the store or the loader says.
+        problem: String,
+    },
+    /// This is not the continuation that the restart cycle asks for.
+    #[error("this host does not continue what was handed off: {problem}")]
+    Continuity {
+        /// What differs.
+        problem: String,
+    },
+    /// The home's files cannot be used.
+    #[error("{problem}")]
+    Home {
+        /// What is wrong.
+        problem: String,
+    },
+    /// The start could not be written into the history.
+    #[error("the start could not be recorded: {0}")]
+    Record(Refusal),
+}
+
+impl OpenError {
+    /// The exit code of a command that fails with it: 5 for a damaged identity, 1 for everything else.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            OpenError::Storage(StorageError::Damaged { .. }) => 5,
+            _ => 1,
+        }
+    }
+}
+
+/// Why a host did not stop in order.
+#[derive(Debug, thiserror::Error)]
+pub enum StopError {
+    /// The last transaction was not made durable.
+    #[error(transparent)]
+    Commit(Refusal),
+    /// The handoff to the next host was not written. That host reads the head from the history instead.
+    #[error("{0}")]
+    Handoff(String),
+}
+
+/// Something for the operator thread.
+enum Order {
+    Action(Action, Reply),
+    Upgrade(ObjectId, Vec<u8>),
+    /// Plugins that came with a release that was confirmed.
+    Release(Vec<std::path::PathBuf>),
+}
+
+/// A running host.
+pub struct Runtime {
+    engine: Arc<Engine>,
+    operator: Arc<Operator>,
+    orders: Mutex<Option<Sender<Order>>>,
+    operator_thread: Mutex<Option<JoinHandle<()>>>,
+    trial: Option<Trial>,
+    started: Instant,
+    /// A lock because `run` sets it and every status reads it.
+    http: Mutex<Option<String>>,
+    call_deadline_ms: u64,
+    // Last, so that nobody else can own the identity before everything else here is gone.
+    _owner: OwnerLock,
+}
+
+impl Runtime {
+    /// Opens the identity and starts to execute with the plugins that the history says are in force.
+    ///
+    /// # Errors
+    ///
+    /// See [`OpenError`]. Nothing was written then.
+    pub fn open(home: &Home, config: &Config) -> Result<Runtime, OpenError> {
+        let started = Instant::now();
+        let trial = Trial::from_env().map_err(|error| OpenError::Continuity { problem: error.to_string() })?;
+        if !home.history().join("data.mdb").exists() {
+            return Err(StorageError::Missing { path: home.history() }.into());
+        }
+        let owner = OwnerLock::take(home)?;
+        let Opened { identity, resume } = Identity::open(&place(home, config), false)?;
+        if let Some(trial) = &trial {
+            prove_continuity(home, trial, &identity)?;
+        }
+        let store =
+            Store::open(&home.plugin_store()).map_err(|error| OpenError::Home { problem: error.to_string() })?;
+        let plugins = load_plugins(&store, &resume)?;
+        let incarnation = Incarnation(resume.incarnation.0 + 1);
+        let (orders, order_queue) = bounded(QUEUE_MAX);
+        let upgrades = orders.clone();
+        let engine = Arc::new(Engine::start(Start {
+            identity: identity.clone(),
+            resume: &resume,
+            incarnation,
+            plugins: Arc::new(plugins),
+            config,
+            upgrades: Arc::new(move |object, request| {
+                if upgrades.try_send(Order::Upgrade(object, request)).is_err() {
+                    log::error!("object {object} requested an upgrade, but the operator has too much to do already");
+                }
+            }),
+        }));
+        let note = start_note(&resume, incarnation);
+        swap::ask(&engine, Doing::Note { what: "theseus.start", note }).map_err(OpenError::Record)?;
+        let operator = Arc::new(Operator {
+            home: home.clone(),
+            engine: engine.clone(),
+            store,
+            retirement: Arc::new(Retirement::start()),
+            identity: identity.id(),
+            incarnation,
+            file_bytes_max: config.plugins.file_bytes_max,
+            update: Arc::default(),
+        });
+        operator.take_up_update()?;
+        log::info!(
+            "identity {} at {}, incarnation {}, {} transactions replayed, open after {:?}",
+            identity.id(),
+            identity.head().tid,
+            incarnation.0,
+            resume.replayed,
+            started.elapsed()
+        );
+        Ok(Runtime {
+            operator_thread: Mutex::new(Some(start_operator(operator.clone(), order_queue))),
+            orders: Mutex::new(Some(orders)),
+            engine,
+            operator,
+            trial,
+            started,
+            http: Mutex::new(None),
+            call_deadline_ms: config.execution.call_deadline_ms,
+            _owner: owner,
+        })
+    }
+
+    /// Does something. The reply comes when it is done and durable; if it cannot even be queued, before this returns.
+    pub fn perform(&self, action: Action, reply: Reply) {
+        match action {
+            Action::Call { object, method, arguments, request_id, mode } => {
+                self.call(object, method, &arguments, request_id, mode, reply);
+            }
+            Action::Create { behavior, name, slots, request_id } => {
+                let slots = slots.encode();
+                self.edit(Doing::Create { behavior, slots, name }, request_id, reply);
+            }
+            Action::Clone { object, name, request_id } => {
+                self.edit(Doing::Clone { object: views::object_name(object), name }, request_id, reply);
+            }
+            Action::Derive { object, name, request_id } => {
+                self.edit(Doing::Derive { object: views::object_name(object), name }, request_id, reply);
+            }
+            Action::Delete { object, request_id } => {
+                self.edit(Doing::Delete { object: views::object_name(object) }, request_id, reply);
+            }
+            Action::Get { object, at } => self.read(reply, move |worker| views::object(worker.reader(), &object, at)),
+            Action::List { prefix, after, limit } => {
+                self.read(reply, move |worker| views::names(worker.reader(), &prefix, after.as_deref(), limit));
+            }
+            Action::History { object, from, limit } => {
+                self.read(reply, move |worker| views::history(worker.reader(), object.as_ref(), from, limit));
+            }
+            Action::Status => reply(Ok(Answer::Status(self.status()))),
+            Action::Plugins => reply(Ok(Answer::Plugins(self.operator.plugins()))),
+            Action::Plan { .. } | Action::Swap { .. } | Action::Apply { .. } => self.order(action, reply),
+        }
+    }
+
+    /// Says where applications connect, for the status.
+    pub fn set_http_address(&self, address: String) {
+        *self.http.lock().unwrap_or_else(PoisonError::into_inner) = Some(address);
+    }
+
+    /// The last durable point of the history.
+    pub fn head(&self) -> Head {
+        views::head(self.engine.identity().head())
+    }
+
+    /// Whether the host works.
+    ///
+    /// # Errors
+    ///
+    /// Why it does not, for people. A host that says so does not recover; it has to be restarted.
+    pub fn health(&self) -> Result<(), String> {
+        if let Some(fatal) = self.engine.vitals().fatal() {
+            return Err(fatal);
+        }
+        let longest = self.engine.vitals().longest_call_ms();
+        if longest > self.call_deadline_ms {
+            return Err(format!(
+                "a message has been executing for {longest} ms; {} are allowed",
+                self.call_deadline_ms
+            ));
+        }
+        Ok(())
+    }
+
+    /// If this start is the trial of a new release: confirms it, now that the host serves, and takes the release's plugins.
+    ///
+    /// # Errors
+    ///
+    /// If the confirmation could not be made durable. The watchdog then takes the trial as failed.
+    pub fn confirm_trial(&self) -> Result<(), String> {
+        let Some(trial) = &self.trial else { return Ok(()) };
+        self.health()?;
+        let note = note([("id", Value::Text(trial.id.to_string()))]);
+        let done = swap::ask(&self.engine, Doing::Note { what: "theseus.confirmed", note })
+            .map_err(|refusal| refusal.to_string())?;
+        let confirmed = confirm::Confirmed {
+            schema: confirm::SCHEMA,
+            id: trial.id.clone(),
+            identity: self.operator.identity.to_string(),
+            tid: done.head.tid.0,
+            head: crate::restart::Digest(done.head.hash.0),
+            incarnation: self.operator.incarnation.0,
+            time_us: instruction::now_us(),
+        };
+        confirm::publish(self.operator.home.path(), &confirmed).map_err(|error| error.to_string())?;
+        log::info!("release confirmed for restart cycle {}", trial.id);
+        self.take_release_plugins();
+        Ok(())
+    }
+
+    /// Swaps in the plugins that the release in force brought along.
+    fn take_release_plugins(&self) {
+        let release = crate::restart::RestartPaths::new(self.operator.home.path()).current();
+        let paths: Vec<_> = match bundle::read(&release) {
+            Ok(bundle) => bundle.plugins.iter().map(|file| bundle.folder.join(&file.path)).collect(),
+            Err(error) => return log::error!("the plugins of the release are left out: {error}"),
+        };
+        if !paths.is_empty()
+            && let Some(orders) = &*self.orders.lock().unwrap_or_else(PoisonError::into_inner)
+            && orders.try_send(Order::Release(paths)).is_err()
+        {
+            log::error!(
+                "the plugins of the release are left out: the operator has too much to do; swap them in by hand"
+            );
+        }
+    }
+
+    /// Finishes what was begun, writes the stop into the history, and hands off if a restart cycle asked for it.
+    ///
+    /// # Errors
+    ///
+    /// If the stop was not recorded, or the handoff not written.
+    pub fn stop(&self) -> Result<Head, StopError> {
+        // No more orders; the one being carried out is finished.
+        self.orders.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let update = self.operator.update_under_way();
+        let note = note([("update", update.as_ref().map_or(Value::Null, |id| Value::Text(id.to_string())))]);
+        let head = self.engine.stop(note).map_err(StopError::Commit)?;
+        if let Some(thread) = self.operator_thread.lock().unwrap_or_else(PoisonError::into_inner).take()
+            && thread.join().is_err()
+        {
+            log::error!("the operator thread had panicked");
+        }
+        self.operator.retirement.stop();
+        if let Some(id) = update {
+            let handoff = handoff::Handoff {
+                schema: handoff::SCHEMA,
+                id,
+                identity: self.operator.identity.to_string(),
+                tid: head.tid.0,
+                head: crate::restart::Digest(head.hash.0),
+                incarnation: self.operator.incarnation.0,
+                time_us: instruction::now_us(),
+            };
+            handoff::publish(self.operator.home.path(), &handoff)
+                .map_err(|error| StopError::Handoff(error.to_string()))?;
+            log::info!("handed off to restart cycle {}", handoff.id);
+        }
+        Ok(views::head(head))
+    }
+
+    pub(super) fn engine(&self) -> &Arc<Engine> {
+        &self.engine
+    }
+
+    pub(super) fn operator(&self) -> &Arc<Operator> {
+        &self.operator
+    }
+
+    fn call(
+        &self,
+        object: ObjectRef,
+        method: String,
+        arguments: &Value,
+        request_id: Option<String>,
+        mode: CallMode,
+        reply: Reply,
+    ) {
+        let arguments = match arguments {
+            Value::Null => Vec::new(),
+            Value::Map(_) | Value::Array(_) => arguments.encode(),
+            other => {
+                let message = format!("arguments are an object (by name) or an array (by position), not {other:?}");
+                return reply(Err(views::error("bad_arguments", message)));
+            }
+        };
+        let object = views::object_name(object);
+        // Only a name that stands for commands needs the executor; that no behaviour has a method is for a query to say.
+        let query = match mode {
+            CallMode::QueryOnly => true,
+            CallMode::Any => !self.engine.method_kinds(&method).command,
+            CallMode::InOrder => false,
+        };
+        if query {
+            return self.read(reply, move |worker| {
+                let done = worker.call(&object, &method, &arguments).map_err(|refusal| views::refusal(&refusal))?;
+                result(&done)
+            });
+        }
+        let reply: crate::exec::Reply = Box::new(move |done| {
+            reply(done.map_err(|refusal| views::refusal(&refusal)).and_then(|done| result(&done)));
+        });
+        self.engine.command(Command { doing: Doing::Send { object, method, arguments }, request_id, reply });
+    }
+
+    fn edit(&self, doing: Doing, request_id: Option<String>, reply: Reply) {
+        let reply: crate::exec::Reply = Box::new(move |done| {
+            reply(done.map_err(|refusal| views::refusal(&refusal)).and_then(|done| edited(&done)));
+        });
+        self.engine.command(Command { doing, request_id, reply });
+    }
+
+    fn read(&self, reply: Reply, work: impl FnOnce(&mut QueryWorker) -> Result<Answer, ActionError> + Send + 'static) {
+        // The reply is needed in both branches, and only one of them runs.
+        let slot = Arc::new(Mutex::new(Some(reply)));
+        let take = move |slot: &Mutex<Option<Reply>>| slot.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let queued = slot.clone();
+        let sent = self.engine.query(move |worker| {
+            let answer = work(worker);
+            if let Some(reply) = take(&queued) {
+                reply(answer);
+            }
+        });
+        if let Err(refusal) = sent
+            && let Some(reply) = take(&slot)
+        {
+            reply(Err(views::refusal(&refusal)));
+        }
+    }
+
+    fn order(&self, action: Action, reply: Reply) {
+        let orders = self.orders.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(orders) = &*orders else { return reply(Err(views::refusal(&Refusal::Stopping))) };
+        if let Err(error) = orders.try_send(Order::Action(action, reply))
+            && let Order::Action(_, reply) = error.into_inner()
+        {
+            reply(Err(views::refusal(&Refusal::Overloaded)));
+        }
+    }
+
+    fn status(&self) -> StatusView {
+        let trouble = self.health().err();
+        StatusView {
+            identity: self.operator.identity.to_string(),
+            head: self.head(),
+            incarnation: self.operator.incarnation.0,
+            uptime_ms: self.started.elapsed().as_millis() as u64,
+            http: self.http.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            host_version: VERSION.to_owned(),
+            abi_version: theseus_abi::ABI_VERSION,
+            healthy: trouble.is_none(),
+            trouble,
+            objects: self.engine.vitals().objects.load(std::sync::atomic::Ordering::Relaxed),
+            plugins: self.operator.plugins(),
+            update: self.operator.update_under_way().map(|id| id.to_string()),
+        }
+    }
+}
+
+/// The host's version. A build may set its own by `THESEUS_BUILD_STAMP`.
+pub(super) const VERSION: &str = match option_env!("THESEUS_BUILD_STAMP") {
+    Some(stamp) => stamp,
+    None => env!("CARGO_PKG_VERSION"),
+};
+
+fn start_operator(operator: Arc<Operator>, orders: Receiver<Order>) -> JoinHandle<()> {
+    let run = move || {
+        for order in orders {
+            match order {
+                Order::Action(action, reply) => reply(operator.perform(action)),
+                Order::Upgrade(object, request) => operator.upgrade(object, &request),
+                Order::Release(paths) => {
+                    if let Err(error) = operator.swap(&paths) {
+                        log::error!("the plugins of the release were not swapped in: {}", error.message);
+                    }
+                }
+            }
+        }
+    };
+    thread::Builder::new().name("operator".into()).spawn(run).expect("the system gives a thread at start")
+}
+
+pub(super) fn place(home: &Home, config: &Config) -> Place {
+    Place {
+        history: home.history(),
+        objects: home.objects(),
+        history_bytes_max: config.identity.history_map_bytes,
+        objects_bytes_max: config.identity.objects_map_bytes,
+    }
+}
+
+/// Loads the generations that the last record says are in force.
+fn load_plugins(store: &Store, resume: &Resume) -> Result<PluginSet, OpenError> {
+    let mut generations = Vec::new();
+    for (name, digest) in resume.generations.iter() {
+        let fail =
+            |problem: &dyn std::fmt::Display| OpenError::Plugin { plugin: name.clone(), problem: problem.to_string() };
+        let staged = store.fetch(Digest::from_bytes(*digest)).map_err(|error| fail(&error))?;
+        let bytes = staged.read().map_err(|error| fail(&error))?;
+        let inspection = plugin::inspect(&bytes).map_err(|error| fail(&error))?;
+        generations.push(Arc::new(plugin::load(staged, inspection).map_err(|error| fail(&error))?));
+    }
+    PluginSet::default()
+        .with(&generations)
+        .map_err(|conflict| OpenError::Plugin { plugin: conflict.second.clone(), problem: conflict.to_string() })
+}
+
+/// In a trial: the history at hand has to be the one that was handed off.
+fn prove_continuity(home: &Home, trial: &Trial, identity: &Identity) -> Result<(), OpenError> {
+    let problem = |error: &dyn std::fmt::Display| OpenError::Continuity { problem: error.to_string() };
+    let Some(handoff) = handoff::read(home.path(), &trial.id).map_err(|error| problem(&error))? else {
+        // The host before did not stop in order: what it made durable is all there is to continue.
+        log::warn!("restart cycle {} left no handoff: the head is taken from the history", trial.id);
+        return Ok(());
+    };
+    let contains = |tid, hash: &crate::restart::Digest| {
+        let head = crate::identity::Head { tid: Tid(tid), hash: RecordHash(hash.0) };
+        identity.continues(head).unwrap_or_else(|error| {
+            log::error!("{error}");
+            false
+        })
+    };
+    handoff::prove(&handoff, &identity.id().to_string(), identity.head().tid.0, contains)
+        .map_err(|error| problem(&error))
+}
+
+fn start_note(resume: &Resume, incarnation: Incarnation) -> Vec<u8> {
+    note([
+        ("host", Value::Text(VERSION.to_owned())),
+        ("abi", Value::Int(theseus_abi::ABI_VERSION.into())),
+        ("incarnation", Value::Int(incarnation.0.into())),
+        ("replayed", Value::Int(resume.replayed.into())),
+    ])
+}
+
+/// An encoded map, as the history has it for what the host itself does.
+fn note<const N: usize>(entries: [(&str, Value); N]) -> Vec<u8> {
+    Value::Map(entries.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()).encode()
+}
+
+fn result(done: &Done) -> Result<Answer, ActionError> {
+    match &*done.outcome {
+        Outcome::Done(result) => {
+            let (tid, at) = (done.tid.map(|tid| tid.0), views::head(done.head));
+            Ok(Answer::Result { value: views::value(result)?, tid, at })
+        }
+        Outcome::Failed(failure) => Err(views::recorded(failure, done.tid.unwrap_or_default())),
+    }
+}
+
+fn edited(done: &Done) -> Result<Answer, ActionError> {
+    let at = views::head(done.head);
+    match &*done.outcome {
+        Outcome::Done(result) => match views::value(result)? {
+            Value::Ref(id) => Ok(Answer::Object { id, at }),
+            _ => Ok(Answer::Deleted { at }),
+        },
+        Outcome::Failed(failure) => Err(views::recorded(failure, done.tid.unwrap_or_default())),
+    }
+}

@@ -1,0 +1,69 @@
+//! What the host counts about itself, for `/metrics`.
+
+use std::sync::{Arc, atomic::Ordering};
+
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeMetric},
+    metrics::{counter::ConstCounter, gauge::ConstGauge},
+    registry::Registry,
+};
+
+use super::{Runtime, operator::Operator};
+use crate::exec::Engine;
+
+impl Runtime {
+    /// Registers the host's metrics. Once per registry.
+    pub fn metrics(&self, registry: &mut Registry) {
+        registry.register_collector(Box::new(HostMetrics {
+            engine: self.engine().clone(),
+            operator: self.operator().clone(),
+        }));
+    }
+}
+
+/// Reads the figures when they are asked for, so that counting costs nothing in between.
+struct HostMetrics {
+    engine: Arc<Engine>,
+    operator: Arc<Operator>,
+}
+
+impl std::fmt::Debug for HostMetrics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("HostMetrics").finish_non_exhaustive()
+    }
+}
+
+impl Collector for HostMetrics {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let mut counter = |name: &str, help: &str, value: u64| {
+            let metric = ConstCounter::new(value);
+            metric.encode(encoder.encode_descriptor(name, help, None, metric.metric_type())?)
+        };
+        let vitals = self.engine.vitals();
+        let (retired, unloaded) = self.operator.retirement.report();
+        counter("theseus_transactions", "Transactions made durable", vitals.transactions.load(Ordering::Relaxed))?;
+        counter("theseus_batches", "Batches committed", vitals.batches.load(Ordering::Relaxed))?;
+        counter("theseus_queries", "Queries executed", vitals.queries.load(Ordering::Relaxed))?;
+        counter("theseus_plugins_unloaded", "Replaced plugins that were unloaded", unloaded)?;
+        let mut gauge = |name: &str, help: &str, value: u64| {
+            let metric = ConstGauge::new(value as i64);
+            metric.encode(encoder.encode_descriptor(name, help, None, metric.metric_type())?)
+        };
+        let identity = self.engine.identity();
+        let (head, reached) = (identity.head().tid.0, identity.reached().0);
+        let (commands, queries) = self.engine.waiting();
+        gauge("theseus_tid", "The last durable transaction", head)?;
+        gauge(
+            "theseus_table_lag",
+            "Durable transactions that the object table has not seen",
+            head - reached.min(head),
+        )?;
+        gauge("theseus_objects", "Objects", vitals.objects.load(Ordering::Relaxed))?;
+        gauge("theseus_overlay_objects", "Objects kept in memory", identity.overlay_objects() as u64)?;
+        gauge("theseus_commands_waiting", "Commands in the queue", commands as u64)?;
+        gauge("theseus_queries_waiting", "Queries in the queue", queries as u64)?;
+        gauge("theseus_plugins_retired", "Replaced plugins still in memory", retired.len() as u64)?;
+        gauge("theseus_longest_call_ms", "How long the longest message under way has taken", vitals.longest_call_ms())
+    }
+}

@@ -1,0 +1,116 @@
+//! What can be asked of an identity whose host is not running.
+
+use std::{fs, time::Instant};
+
+use super::{
+    OpenError,
+    action::{Action, ActionError, Answer, Damage, PluginState, PluginView, StatusView, VerifyReport, codes},
+    host::{self, VERSION},
+    owner::OwnerLock,
+    views,
+};
+use crate::{
+    config::Config,
+    home::Home,
+    identity::{self, Identity, Opened, Reader, StorageError},
+    plugin::{self, Digest, Store},
+};
+
+/// Makes an empty identity; answers its id.
+///
+/// # Errors
+///
+/// If there is one already, or the storage fails.
+pub fn init(home: &Home, config: &Config) -> Result<String, OpenError> {
+    let exists = || OpenError::Exists { home: home.clone() };
+    if home.history().join("data.mdb").exists() {
+        return Err(exists());
+    }
+    let _owner = OwnerLock::take(home)?;
+    if home.history().join("data.mdb").exists() {
+        return Err(exists());
+    }
+    for folder in [home.plugin_store(), home.run(), home.update(), home.trust()] {
+        fs::create_dir_all(&folder).map_err(|source| StorageError::Io { path: folder, source })?;
+    }
+    Ok(Identity::create(&host::place(home, config))?.to_string())
+}
+
+/// Answers `Get`, `List`, `History`, `Plugins` and `Status` from the files. Nothing is written.
+///
+/// # Errors
+///
+/// If a host has the identity, if there is none, or as the action itself fails.
+pub fn perform(home: &Home, action: Action) -> Result<Answer, ActionError> {
+    let config = Config::load(home).map_err(|error| views::error(codes::BAD_REQUEST, error.to_string()))?;
+    let missing = || StorageError::Missing { path: home.history() };
+    if !home.history().join("data.mdb").exists() {
+        return Err(views::storage(missing()));
+    }
+    let _owner = OwnerLock::take(home).map_err(|error| views::error("storage", error.to_string()))?;
+    let Opened { identity, resume } = Identity::open(&host::place(home, &config), true).map_err(views::storage)?;
+    let mut reader = Reader::new(identity.clone());
+    match action {
+        Action::Get { object, at } => views::object(&mut reader, &object, at),
+        Action::List { prefix, after, limit } => views::names(&mut reader, &prefix, after.as_deref(), limit),
+        Action::History { object, from, limit } => views::history(&mut reader, object.as_ref(), from, limit),
+        Action::Plugins => Ok(Answer::Plugins(plugins(home, &resume.generations))),
+        Action::Status => Ok(Answer::Status(StatusView {
+            identity: identity.id().to_string(),
+            head: views::head(identity.head()),
+            incarnation: resume.incarnation.0,
+            uptime_ms: 0,
+            http: None,
+            host_version: VERSION.to_owned(),
+            abi_version: theseus_abi::ABI_VERSION,
+            healthy: false,
+            trouble: Some("no host is running".to_owned()),
+            objects: resume.objects(),
+            plugins: plugins(home, &resume.generations),
+            update: None,
+        })),
+        _ => Err(views::error(codes::BAD_REQUEST, "this needs a running host: start one with `theseus run`")),
+    }
+}
+
+/// The plugins that the next host will load, as far as their files say.
+fn plugins(home: &Home, generations: &[(String, [u8; 32])]) -> Vec<PluginView> {
+    let store = Store::open(&home.plugin_store()).ok();
+    generations
+        .iter()
+        .map(|(name, digest)| {
+            let digest = Digest::from_bytes(*digest);
+            let staged = store.as_ref().and_then(|store| store.fetch(digest).ok());
+            let manifest = staged.and_then(|staged| plugin::inspect(&staged.read().ok()?).ok()).map(|it| it.manifest);
+            let behaviors = manifest.iter().flat_map(|manifest| &manifest.behaviors);
+            PluginView {
+                name: name.clone(),
+                version: manifest.as_ref().map_or_else(|| "?".to_owned(), |manifest| manifest.version.clone()),
+                digest: digest.to_string(),
+                state: PluginState::Active,
+                behaviors: behaviors.map(|behavior| (behavior.name.clone(), behavior.schema)).collect(),
+            }
+        })
+        .collect()
+}
+
+/// Walks the whole identity, beside a running host or without one. `progress` is told what is done and the total.
+///
+/// # Errors
+///
+/// If there is no identity or the storage fails; damage is part of the report.
+pub fn verify(home: &Home, progress: &mut dyn FnMut(u64, u64)) -> Result<VerifyReport, OpenError> {
+    let config = Config::load(home).map_err(|error| OpenError::Home { problem: error.to_string() })?;
+    let started = Instant::now();
+    let found = identity::verify(&host::place(home, &config), progress)?;
+    Ok(VerifyReport {
+        identity: found.identity.to_string(),
+        head: views::head(found.head),
+        batches: found.batches,
+        transactions: found.transactions,
+        bytes: found.bytes,
+        objects: found.rows,
+        elapsed_ms: started.elapsed().as_millis() as u64,
+        damage: found.damage.into_iter().map(|it| Damage { place: it.place, problem: it.problem }).collect(),
+    })
+}

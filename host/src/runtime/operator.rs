@@ -1,0 +1,292 @@
+//! What operators ask for and takes time: plans, swaps, restart cycles. One thread does it, one thing after another.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use theseus_value::{ObjectId, Value};
+
+use super::{
+    action::{
+        Action, ActionError, Answer, AppliedView, PlanKind, PlanView, PlannedPlugin, PluginState, PluginView, SwapView,
+        codes,
+    },
+    views,
+};
+use crate::{
+    exec::{Doing, Engine, Refusal},
+    home::Home,
+    identity::{IdentityId, Incarnation, StorageError, Tid},
+    plugin::{Digest, Store},
+    restart::{
+        bundle::{self, Bundle},
+        instruction::{self, Instruction, InstructionId},
+    },
+    swap::{self, Change, Plan, Retirement, SwapError, Swapped, Whereabouts},
+};
+
+/// Under which the intent of a restart cycle stands in the history, with the whole instruction.
+const UPDATE: &str = "theseus.update";
+
+/// How far back a start looks for an intent that was committed but perhaps not published, in transactions. Publishing follows
+/// the commit at once, so little can lie between.
+const UPDATE_SEARCH: u64 = 10_000;
+
+/// The most that may be asked for and not yet done.
+pub(super) const QUEUE_MAX: usize = 64;
+
+/// What the operator thread works with.
+pub(super) struct Operator {
+    pub home: Home,
+    pub engine: Arc<Engine>,
+    pub store: Store,
+    pub retirement: Arc<Retirement>,
+    pub identity: IdentityId,
+    pub incarnation: Incarnation,
+    pub file_bytes_max: u64,
+    /// The restart cycle under way. A lock because the thread sets it and every status reads it.
+    pub update: Arc<Mutex<Option<InstructionId>>>,
+}
+
+impl Operator {
+    /// Does what an operator asked.
+    pub(super) fn perform(&self, action: Action) -> Result<Answer, ActionError> {
+        match action {
+            Action::Plan { paths } => self.plan(&paths).map(Answer::Plan),
+            Action::Swap { paths } => self.swap(&paths).map(Answer::Swapped),
+            Action::Apply { bundle, reason } => self.apply(&bundle, &reason, "operator").map(Answer::Applied),
+            _ => unreachable!("the runtime sends the operator these three only"),
+        }
+    }
+
+    /// Carries out a plugin's request for an upgrade.
+    pub(super) fn upgrade(&self, requested_by: ObjectId, request: &[u8]) {
+        let request = Value::decode(request).ok();
+        let text = |name: &str| {
+            let field = request.as_ref().and_then(|request| request.as_map()?.get(name));
+            field.and_then(|field| field.as_text()).unwrap_or_default().to_owned()
+        };
+        let (bundle, reason) = (PathBuf::from(text("bundle")), text("reason"));
+        match self.apply(&bundle, &reason, &format!("object {requested_by}")) {
+            Ok(applied) => log::info!("object {requested_by} requested an upgrade ({reason}): {applied:?}"),
+            Err(error) => {
+                log::error!("object {requested_by} requested an upgrade that was not done: {}", error.message)
+            }
+        }
+    }
+
+    fn plan(&self, paths: &[PathBuf]) -> Result<PlanView, ActionError> {
+        if let [folder] = paths
+            && folder.is_dir()
+        {
+            let bundle = read_bundle(folder)?;
+            return Ok(match restart_reasons(&bundle) {
+                reasons if reasons.is_empty() => self.plan_files(&plugin_paths(&bundle)),
+                reasons => PlanView { kind: PlanKind::Restart, reasons, plugins: Vec::new() },
+            });
+        }
+        Ok(self.plan_files(paths))
+    }
+
+    fn plan_files(&self, paths: &[PathBuf]) -> PlanView {
+        let foreseen = swap::examine(paths, self.file_bytes_max)
+            .and_then(|candidates| swap::foresee(&self.engine, &candidates).map_err(SwapError::from));
+        match foreseen {
+            Ok(plan) => plan_view(&plan),
+            Err(error) => PlanView { kind: PlanKind::Refused, reasons: vec![error.to_string()], plugins: Vec::new() },
+        }
+    }
+
+    pub(super) fn swap(&self, paths: &[PathBuf]) -> Result<SwapView, ActionError> {
+        if paths.is_empty() {
+            return Err(views::error(codes::BAD_REQUEST, "name at least one plugin file"));
+        }
+        swap::swap(&self.engine, &self.store, &self.retirement, paths, self.file_bytes_max)
+            .map(|swapped| {
+                let view = swap_view(&swapped);
+                for plugin in &view.plugins {
+                    let from = plugin.from.as_deref().map_or("nothing", short);
+                    log::info!("{} {} in force: {} in place of {from}", plugin.name, plugin.version, short(&plugin.to));
+                }
+                view
+            })
+            .map_err(|error| swap_error(&error))
+    }
+
+    fn apply(&self, folder: &Path, reason: &str, requested_by: &str) -> Result<AppliedView, ActionError> {
+        let bundle = read_bundle(folder)?;
+        if restart_reasons(&bundle).is_empty() {
+            return self.swap(&plugin_paths(&bundle)).map(AppliedView::Swapped);
+        }
+        if let Some(id) = self.update_under_way() {
+            let message = format!("the restart cycle {id} is under way: wait for its end");
+            return Err(views::error(codes::PLAN_REFUSED, message));
+        }
+        let head = self.engine.identity().head();
+        let now = instruction::now_us();
+        let instruction = Instruction {
+            schema: instruction::SCHEMA,
+            id: InstructionId::generate(),
+            release: bundle.digest,
+            bundle: bundle.folder.clone(),
+            epoch: bundle.manifest.epoch,
+            reason: reason.to_owned(),
+            requested_by: requested_by.to_owned(),
+            created_us: now,
+            expires_us: now + instruction::LIFETIME_DEFAULT.as_micros() as u64,
+            identity: self.identity.to_string(),
+            tid: head.tid.0,
+            head: crate::restart::Digest(head.hash.0),
+        };
+        // The intent first: a crash in between delays the cycle, and the next start publishes it.
+        let note = theseus_value::to_vec(&instruction).expect("an instruction is a plain struct");
+        swap::ask(&self.engine, Doing::Note { what: UPDATE, note }).map_err(|refusal| views::refusal(&refusal))?;
+        self.publish(&instruction)?;
+        Ok(AppliedView::Requested { id: instruction.id.to_string() })
+    }
+
+    fn publish(&self, instruction: &Instruction) -> Result<(), ActionError> {
+        instruction::publish(self.home.path(), instruction)
+            .map_err(|error| views::error("storage", format!("the restart cycle waits for the next start: {error}")))?;
+        *self.update.lock().unwrap_or_else(PoisonError::into_inner) = Some(instruction.id.clone());
+        log::info!(
+            "restart cycle {} requested by {}: {}",
+            instruction.id,
+            instruction.requested_by,
+            instruction.reason
+        );
+        Ok(())
+    }
+
+    /// The restart cycle that was requested and has not ended.
+    pub(super) fn update_under_way(&self) -> Option<InstructionId> {
+        let mut update = self.update.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(id) = &*update
+            && !instruction::is_published(self.home.path(), id)
+        {
+            *update = None;
+        }
+        update.clone()
+    }
+
+    /// Takes up the restart cycle that a former incarnation committed: publishes it if that was not done.
+    pub(super) fn take_up_update(&self) -> Result<(), StorageError> {
+        let identity = self.engine.identity();
+        let from = Tid(identity.head().tid.0.saturating_sub(UPDATE_SEARCH).max(1));
+        let mut last: Option<Instruction> = None;
+        identity.walk_history(from, |batch| {
+            for (tid, transaction) in batch.transactions() {
+                let transaction = transaction.map_err(|error| identity.damaged(tid, error.to_string()))?;
+                if transaction.method == UPDATE && transaction.target.is_none() {
+                    last = theseus_value::from_slice(transaction.arguments).ok();
+                }
+            }
+            Ok(true)
+        })?;
+        if let Some(instruction) = last.filter(|instruction| instruction.expires_us > instruction::now_us())
+            && matches!(instruction::is_finished(self.home.path(), &instruction.id), Ok(false))
+            && let Err(error) = self.publish(&instruction)
+        {
+            log::error!("{}", error.message);
+        }
+        Ok(())
+    }
+
+    /// The plugins in force and the replaced ones that are still loaded.
+    pub(super) fn plugins(&self) -> Vec<PluginView> {
+        let active = self.engine.plugins();
+        let active = active.plugins().map(|generation| PluginView {
+            name: generation.name().to_string(),
+            version: generation.version().to_owned(),
+            digest: generation.digest().to_string(),
+            state: PluginState::Active,
+            behaviors: generation.behaviors().iter().map(|it| (it.name().to_string(), it.schema())).collect(),
+        });
+        let (retired, _) = self.retirement.report();
+        let retired = retired.into_iter().map(|view| PluginView {
+            name: view.name,
+            version: view.version,
+            digest: view.digest.to_string(),
+            state: match view.whereabouts {
+                Whereabouts::Draining => PluginState::Draining,
+                Whereabouts::Pinned { reason } => PluginState::Pinned { reason },
+            },
+            behaviors: view.behaviors,
+        });
+        active.chain(retired).collect()
+    }
+}
+
+fn read_bundle(folder: &Path) -> Result<Bundle, ActionError> {
+    bundle::read(folder).map_err(|error| views::error(codes::PLAN_REFUSED, error.to_string()))
+}
+
+fn plugin_paths(bundle: &Bundle) -> Vec<PathBuf> {
+    bundle.plugins.iter().map(|file| bundle.folder.join(&file.path)).collect()
+}
+
+/// Why a bundle cannot be swapped in: it brings another host than the one that runs, or steps for outside.
+fn restart_reasons(bundle: &Bundle) -> Vec<String> {
+    let mut reasons = Vec::new();
+    if let Some(host) = &bundle.host {
+        let running = std::fs::read("/proc/self/exe").map(|bytes| *blake3::hash(&bytes).as_bytes());
+        if running.ok() != Some(host.digest.0) {
+            reasons.push(format!("it brings another host binary than the one that runs ({})", host.digest));
+        }
+    }
+    if let Some(script) = &bundle.manifest.apply {
+        reasons.push(format!("it asks for the upgrade script `{script}`"));
+    }
+    reasons
+}
+
+pub(super) fn plan_view(plan: &Plan) -> PlanView {
+    let kind = match (plan.problems.is_empty(), plan.changes.is_empty()) {
+        (false, _) => PlanKind::Refused,
+        (true, true) => PlanKind::Nothing,
+        (true, false) => PlanKind::Swap,
+    };
+    let reasons = plan.problems.iter().map(ToString::to_string).collect();
+    PlanView { kind, reasons, plugins: plan.changes.iter().map(planned).collect() }
+}
+
+fn planned(change: &Change) -> PlannedPlugin {
+    let migrations = change.migrations.iter();
+    PlannedPlugin {
+        name: change.name.clone(),
+        from: change.from.map(|digest: Digest| digest.to_string()),
+        to: change.to.to_string(),
+        version: change.version.clone(),
+        migrations: migrations.map(|it| (it.behavior.clone(), it.from, it.to, it.objects)).collect(),
+        reversible: change.reversible,
+    }
+}
+
+fn swap_view(swapped: &Swapped) -> SwapView {
+    SwapView {
+        tid: swapped.done.as_ref().and_then(|done| done.tid).map(|tid| tid.0),
+        plugins: swapped.plan.changes.iter().map(planned).collect(),
+        pause_us: swapped.done.as_ref().map_or(0, |done| done.pause_us),
+        stages_us: swapped.stages_us.clone(),
+    }
+}
+
+fn swap_error(failure: &SwapError) -> ActionError {
+    match failure {
+        SwapError::Stage(_) | SwapError::Inspect { .. } | SwapError::Load { .. } => {
+            views::error(codes::PLUGIN_REFUSED, failure.to_string())
+        }
+        SwapError::Plan { .. } => views::error(codes::PLAN_REFUSED, failure.to_string()),
+        SwapError::Keep(_) => views::error(codes::STORAGE_FULL, failure.to_string()),
+        SwapError::Execute(refusal @ Refusal::NotAdmitted { .. }) => {
+            views::error(codes::PLAN_REFUSED, refusal.to_string())
+        }
+        SwapError::Execute(refusal) => views::refusal(refusal),
+    }
+}
+
+/// The first digits of a digest, for logs.
+fn short(digest: &str) -> &str {
+    digest.get(..12).unwrap_or(digest)
+}

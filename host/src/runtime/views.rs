@@ -1,0 +1,249 @@
+//! What the inside looks like from outside: objects, names and transactions as [`Answer`]s, online and offline alike.
+
+use theseus_value::{ObjectId, Value};
+
+use super::action::{self, ActionError, Answer, ObjectRef, ObjectView, TransactionView, codes};
+use crate::{
+    exec::{ObjectName, Refusal},
+    identity::{BatchHeader, Head, Outcome, Reader, RecordedFailure, StorageError, Tid, Transaction},
+};
+
+/// How many transactions one answer holds at most.
+const HISTORY_MAX: usize = 10_000;
+
+/// How many names one answer holds at most.
+const NAMES_MAX: usize = 10_000;
+
+pub(super) fn head(head: Head) -> action::Head {
+    action::Head { tid: head.tid.0, hash: head.hash.0 }
+}
+
+pub(super) fn object_name(object: ObjectRef) -> ObjectName {
+    match object {
+        ObjectRef::Id(id) => ObjectName::Id(id),
+        ObjectRef::Name(name) => ObjectName::Name(name),
+    }
+}
+
+pub(super) fn error(code: &str, message: impl Into<String>) -> ActionError {
+    ActionError { code: code.to_owned(), kind: None, message: message.into(), tid: None }
+}
+
+/// One object, now or as of a transaction.
+pub(super) fn object(reader: &mut Reader, object: &ObjectRef, at: Option<action::Tid>) -> Result<Answer, ActionError> {
+    let newest = reader.identity().head().tid;
+    let at = match at {
+        Some(at) if at == 0 || at > newest.0 => {
+            let message = format!("there is no transaction {at}: the history has 1 to {newest}");
+            return Err(error(codes::NO_SUCH_TRANSACTION, message));
+        }
+        Some(at) => Tid(at),
+        None => newest,
+    };
+    let id = find(reader, object)?;
+    let version = reader.at(id, at).map_err(storage)?;
+    let found = version.as_ref().and_then(|version| Some((version, version.record.as_ref()?)));
+    let Some((version, record)) = found else {
+        let message = match version {
+            Some(version) => format!("object {id} was deleted in transaction {}", version.tid),
+            None => format!("there is no object {id} as of transaction {at}"),
+        };
+        return Err(error("no_such_object", message));
+    };
+    Ok(Answer::Record(ObjectView {
+        id,
+        behavior: record.behavior.to_string(),
+        schema: record.schema,
+        parents: record.parents.to_vec(),
+        slots: value(&record.slots)?,
+        tid: version.tid.0,
+        version: version.number,
+    }))
+}
+
+/// The object that a client means. A name ends with its object, so a deleted object has none.
+pub(super) fn find(reader: &mut Reader, object: &ObjectRef) -> Result<ObjectId, ActionError> {
+    match object {
+        ObjectRef::Id(id) => Ok(*id),
+        ObjectRef::Name(name) => reader
+            .durable_name(name)
+            .map_err(storage)?
+            .ok_or_else(|| error("no_such_object", format!("no object has the name `{name}`"))),
+    }
+}
+
+pub(super) fn names(
+    reader: &mut Reader,
+    prefix: &str,
+    after: Option<&str>,
+    limit: usize,
+) -> Result<Answer, ActionError> {
+    let limit = limit.clamp(1, NAMES_MAX);
+    let head = reader.identity().head().tid;
+    let mut found = reader.names(prefix, after, limit + 1).map_err(storage)?;
+    let more = found.len() > limit;
+    found.truncate(limit);
+    let mut names = Vec::with_capacity(found.len());
+    for (name, id) in found {
+        if let Some(record) = reader.at(id, head).map_err(storage)?.and_then(|version| version.record.clone()) {
+            names.push((name, id, record.behavior.to_string()));
+        }
+    }
+    Ok(Answer::Names { names, more })
+}
+
+/// Transactions from `from` on, oldest first.
+pub(super) fn history(
+    reader: &mut Reader,
+    object: Option<&ObjectRef>,
+    from: action::Tid,
+    limit: usize,
+) -> Result<Answer, ActionError> {
+    let limit = limit.clamp(1, HISTORY_MAX);
+    let from = Tid(from.max(1));
+    let (transactions, next) = match object {
+        Some(object) => {
+            let object = find(reader, object)?;
+            object_history(reader, object, from, limit)
+        }
+        None => whole_history(reader, from, limit),
+    }
+    .map_err(storage)?;
+    Ok(Answer::History { transactions, next: next.map(|tid| tid.0) })
+}
+
+type Transactions = (Vec<TransactionView>, Option<Tid>);
+
+fn object_history(
+    reader: &mut Reader,
+    object: ObjectId,
+    from: Tid,
+    limit: usize,
+) -> Result<Transactions, StorageError> {
+    let mut tids = Vec::new();
+    reader.versions(object, |tid| {
+        let wanted = tid >= from;
+        if wanted {
+            tids.push(tid);
+        }
+        wanted
+    })?;
+    tids.reverse();
+    let next = tids.get(limit).copied();
+    tids.truncate(limit);
+    let mut transactions = Vec::with_capacity(tids.len());
+    for tid in tids {
+        let identity = reader.identity().clone();
+        let view = identity.with_batch(tid, |batch| {
+            let transaction = batch.transaction(tid).expect("the batch was found by this transaction");
+            let transaction = transaction.map_err(|error| identity.damaged(tid, error.to_string()))?;
+            self::transaction(reader, tid, &batch.header, &transaction)
+        })?;
+        transactions.extend(view);
+    }
+    Ok((transactions, next))
+}
+
+fn whole_history(reader: &mut Reader, from: Tid, limit: usize) -> Result<Transactions, StorageError> {
+    let identity = reader.identity().clone();
+    let (mut transactions, mut next) = (Vec::new(), None);
+    identity.walk_history(from, |batch| {
+        for (tid, transaction) in batch.transactions().skip_while(|(tid, _)| *tid < from) {
+            if transactions.len() == limit {
+                next = Some(tid);
+                return Ok(false);
+            }
+            let transaction = transaction.map_err(|error| identity.damaged(tid, error.to_string()))?;
+            transactions.push(self::transaction(reader, tid, &batch.header, &transaction)?);
+        }
+        Ok(true)
+    })?;
+    Ok((transactions, next))
+}
+
+fn transaction(
+    reader: &mut Reader,
+    tid: Tid,
+    header: &BatchHeader,
+    transaction: &Transaction<'_>,
+) -> Result<TransactionView, StorageError> {
+    let damaged = |error: theseus_value::DecodeError| reader.identity().damaged(tid, error.to_string());
+    let arguments = Value::decode(transaction.arguments).map_err(damaged)?;
+    let outcome = match &transaction.outcome {
+        Outcome::Done(result) => Ok(Value::decode(result).map_err(damaged)?),
+        Outcome::Failed(failure) => Err(recorded(failure, tid)),
+    };
+    Ok(TransactionView {
+        tid: tid.0,
+        time_us: transaction.time_us,
+        incarnation: header.incarnation.0,
+        request_id: transaction.request_id.map(str::to_owned),
+        target: transaction.target,
+        method: transaction.method.to_owned(),
+        arguments,
+        outcome,
+        executed_by: executed_by(reader, tid, header, transaction)?,
+        writes: transaction.writes.iter().map(|write| (write.object, write.number)).collect(),
+    })
+}
+
+/// The plugin of the target's behaviour, and which file of it was in force.
+fn executed_by(
+    reader: &mut Reader,
+    tid: Tid,
+    header: &BatchHeader,
+    transaction: &Transaction<'_>,
+) -> Result<Option<(String, String)>, StorageError> {
+    let Some(target) = transaction.target else { return Ok(None) };
+    let written = transaction.writes.iter().find(|write| write.object == target).and_then(|it| it.record.clone());
+    let record = match written {
+        Some(record) => Some(record),
+        None => reader.at(target, tid)?.and_then(|version| version.record.clone()),
+    };
+    // Behaviours are named `plugin.Type`.
+    let plugin = record.and_then(|record| Some(record.behavior.split_once('.')?.0.to_owned()));
+    let digest =
+        |plugin: &String| header.generations.iter().find(|(name, _)| name == plugin).map(|(_, digest)| *digest);
+    Ok(plugin.and_then(|plugin| {
+        let digest = digest(&plugin)?;
+        Some((plugin, crate::plugin::Digest::from_bytes(digest).to_string()))
+    }))
+}
+
+pub(super) fn recorded(failure: &RecordedFailure, tid: Tid) -> ActionError {
+    ActionError {
+        code: failure.code.clone(),
+        kind: (!failure.kind.is_empty()).then(|| failure.kind.clone()),
+        message: failure.message.clone(),
+        tid: tid.exists().map(|tid| tid.0),
+    }
+}
+
+pub(super) fn refusal(refusal: &Refusal) -> ActionError {
+    let message = refusal.to_string();
+    match refusal {
+        Refusal::Overloaded => error(codes::OVERLOADED, message),
+        Refusal::Stopping => error(codes::STOPPING, message),
+        Refusal::StorageFull { .. } => error(codes::STORAGE_FULL, message),
+        Refusal::StorageFailed { .. } => error(codes::STORAGE_FAILED, message),
+        Refusal::RequestIdReused { .. } => error(codes::REQUEST_ID_REUSED, message),
+        Refusal::NotAdmitted { .. } => error(codes::PLAN_REFUSED, message),
+        Refusal::Failed(failure) => recorded(&RecordedFailure::from(failure.clone()), Tid::NONE),
+    }
+}
+
+pub(super) fn storage(failure: StorageError) -> ActionError {
+    let code = match &failure {
+        StorageError::Damaged { .. } => codes::IDENTITY_DAMAGED,
+        _ => "storage",
+    };
+    error(code, failure.to_string())
+}
+
+/// Decodes what is known to be encoded well.
+pub(super) fn value(bytes: &[u8]) -> Result<Value, ActionError> {
+    match bytes {
+        [] => Ok(Value::Null),
+        bytes => Value::decode(bytes).map_err(|problem| error("bad_encoding", problem.to_string())),
+    }
+}

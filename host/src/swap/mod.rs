@@ -1,0 +1,215 @@
+//! Swapping plugins inside the live process.
+//!
+//! A plugin file is *staged* and *inspected* (nothing of it has run), *planned* against what is in force, kept in the store and
+//! *loaded* (in the host, not yet visible), then *committed* by the executor between two transactions, all plugins of the set at once.
+//! The generations it replaced are *retired*: drained, told to let go of what they hold, unloaded. Whatever refuses before
+//! the commit leaves the live system untouched.
+
+mod plan;
+mod retire;
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::{Arc, mpsc},
+    time::Instant,
+};
+
+use theseus_value::Value;
+
+pub use self::{
+    plan::{Change, Migration, Plan, Problem, plan},
+    retire::{RetiredView, Retirement, Whereabouts},
+};
+use crate::{
+    exec::{Admit, Command, Doing, Done, Engine, Refusal},
+    identity::Census,
+    plugin::{self, Generation, Inspection, KeepError, LoadError, StageError, Staged, Store},
+};
+
+/// A file that was staged and found to be a plugin, but not loaded.
+pub struct Candidate {
+    /// Where it was read from.
+    pub path: PathBuf,
+    /// What was found in it.
+    pub inspection: Inspection,
+    staged: Staged,
+}
+
+/// Why nothing was swapped.
+#[derive(Debug, thiserror::Error)]
+pub enum SwapError {
+    /// A file could not be read as a plugin file.
+    #[error(transparent)]
+    Stage(#[from] StageError),
+    /// A file is not an acceptable plugin. None of its code has run.
+    #[error("{}: {refusal}", path.display())]
+    Inspect {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        refusal: plugin::Refusal,
+    },
+    /// The plugins do not fit what is in force.
+    #[error("{}", list(problems))]
+    Plan {
+        /// Why.
+        problems: Vec<Problem>,
+    },
+    /// The file could not be kept for the next start.
+    #[error(transparent)]
+    Keep(#[from] KeepError),
+    /// The library could not be loaded.
+    #[error("{}: {source}", path.display())]
+    Load {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: Box<LoadError>,
+    },
+    /// The executor did not carry it out.
+    #[error(transparent)]
+    Execute(#[from] Refusal),
+}
+
+fn list(problems: &[Problem]) -> String {
+    problems.iter().map(Problem::to_string).collect::<Vec<_>>().join("; ")
+}
+
+/// What a swap did.
+#[derive(Debug)]
+pub struct Swapped {
+    /// What it changed; empty if everything was in force already.
+    pub plan: Plan,
+    /// The transaction and the pause; none if nothing was to be changed.
+    pub done: Option<Done>,
+    /// Microseconds spent in each stage.
+    pub stages_us: BTreeMap<String, u64>,
+}
+
+/// Stages and inspects plugin files. Nothing of them runs.
+///
+/// # Errors
+///
+/// If one of them is not acceptable.
+pub fn examine(paths: &[PathBuf], bytes_max: u64) -> Result<Vec<Candidate>, SwapError> {
+    paths.iter().map(|path| examine_one(path, bytes_max)).collect()
+}
+
+fn examine_one(path: &Path, bytes_max: u64) -> Result<Candidate, SwapError> {
+    let staged = plugin::stage(path, bytes_max)?;
+    let bytes = staged.read().map_err(|source| StageError::Read { path: path.to_owned(), source })?;
+    match plugin::inspect(&bytes) {
+        Ok(inspection) => Ok(Candidate { path: path.to_owned(), inspection, staged }),
+        Err(refusal) => Err(SwapError::Inspect { path: path.to_owned(), refusal }),
+    }
+}
+
+/// What a swap of these candidates would change, as of now.
+///
+/// # Errors
+///
+/// If the executor does not answer.
+pub fn foresee(engine: &Engine, candidates: &[Candidate]) -> Result<Plan, Refusal> {
+    let offers: Vec<Inspection> = candidates.iter().map(|candidate| candidate.inspection.clone()).collect();
+    let (sender, receiver) = mpsc::channel();
+    let look = Box::new(move |plugins: &_, census: &Census| _ = sender.send(plan(plugins, census, &offers)));
+    ask(engine, Doing::Look { look })?;
+    receiver.recv().map_err(|_| Refusal::Stopping)
+}
+
+/// Puts plugin files in force, all of them or none, and retires what they replace.
+///
+/// # Errors
+///
+/// If a file is not acceptable, does not fit, or cannot be loaded, or if the storage refuses. Nothing has changed then.
+pub fn swap(
+    engine: &Engine,
+    store: &Store,
+    retirement: &Retirement,
+    paths: &[PathBuf],
+    bytes_max: u64,
+) -> Result<Swapped, SwapError> {
+    let mut stages_us = BTreeMap::new();
+    let mut clock = Instant::now();
+    let mut stage = |name: &str| {
+        stages_us.insert(name.to_owned(), clock.elapsed().as_micros() as u64);
+        clock = Instant::now();
+    };
+    let mut candidates = examine(paths, bytes_max)?;
+    stage("inspect");
+    let foreseen = foresee(engine, &candidates)?;
+    if !foreseen.problems.is_empty() {
+        return Err(SwapError::Plan { problems: foreseen.problems });
+    }
+    stage("plan");
+    let before = engine.plugins();
+    candidates.retain(|candidate| foreseen.changes.iter().any(|change| change.to == candidate.inspection.digest));
+    if candidates.is_empty() {
+        return Ok(Swapped { plan: foreseen, done: None, stages_us });
+    }
+    for candidate in &candidates {
+        store.keep(&candidate.staged)?;
+    }
+    stage("keep");
+    let offers: Vec<Inspection> = candidates.iter().map(|candidate| candidate.inspection.clone()).collect();
+    let generations = load(candidates, retirement)?;
+    stage("load");
+    let note = note(&foreseen);
+    let admit: Admit = Box::new(move |plugins, census| match plan(plugins, census, &offers) {
+        now if now.problems.is_empty() => Ok(()),
+        now => Err(list(&now.problems)),
+    });
+    let installed = ask(engine, Doing::Install { generations: generations.clone(), admit, note });
+    stage("commit");
+    match installed {
+        Ok(done) => {
+            let replaced = generations.iter().filter_map(|generation| before.plugin(generation.name()).cloned());
+            retirement.retire(replaced.collect());
+            Ok(Swapped { plan: foreseen, done: Some(done), stages_us })
+        }
+        Err(refusal) => {
+            retirement.retire(generations);
+            Err(refusal.into())
+        }
+    }
+}
+
+/// Loads candidates. If one does not load, those loaded before it are retired again.
+fn load(candidates: Vec<Candidate>, retirement: &Retirement) -> Result<Vec<Arc<Generation>>, SwapError> {
+    let mut generations = Vec::new();
+    for Candidate { path, inspection, staged } in candidates {
+        match plugin::load(staged, inspection) {
+            Ok(generation) => generations.push(Arc::new(generation)),
+            Err(source) => {
+                retirement.retire(generations);
+                return Err(SwapError::Load { path, source: Box::new(source) });
+            }
+        }
+    }
+    Ok(generations)
+}
+
+/// How a swap stands in the history.
+fn note(plan: &Plan) -> Vec<u8> {
+    let text = |text: &dyn std::fmt::Display| Value::Text(text.to_string());
+    let change = |change: &Change| {
+        let from = change.from.map_or(Value::Null, |from| text(&from));
+        let entries = [("from", from), ("to", text(&change.to)), ("version", text(&change.version))];
+        Value::Map(entries.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
+    };
+    let plugins = plan.changes.iter().map(|it| (it.name.clone(), change(it))).collect();
+    Value::Map([("plugins".to_owned(), Value::Map(plugins))].into_iter().collect()).encode()
+}
+
+/// Has the executor do something and waits for the answer.
+///
+/// # Errors
+///
+/// What the executor answers.
+pub fn ask(engine: &Engine, doing: Doing) -> Result<Done, Refusal> {
+    let (sender, receiver) = mpsc::channel();
+    let reply = Box::new(move |result| _ = sender.send(result));
+    engine.command(Command { doing, request_id: None, reply });
+    receiver.recv().unwrap_or(Err(Refusal::Stopping))
+}

@@ -1,0 +1,118 @@
+//! Builds the plugins of this folder when a test asks for one, and makes wrong ones out of good ones.
+//!
+//! Included by the tests that need it (`#[path = ...] mod fixtures;`); it depends on nothing but the standard library, cargo
+//! and a C compiler.
+
+#![allow(dead_code, unreachable_pub, reason = "each test that includes this file uses a part of it")]
+
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::{Mutex, OnceLock},
+};
+
+/// The root of the checkout.
+pub fn checkout() -> PathBuf {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let holds_fixtures = |directory: &&Path| directory.join("tests/plugins/Cargo.toml").exists();
+    let root = here.ancestors().find(holds_fixtures).expect("the tests run in a checkout");
+    root.join("tests").canonicalize().unwrap().parent().unwrap().to_path_buf()
+}
+
+/// Where fixtures are built.
+fn target() -> PathBuf {
+    checkout().join("target/fixtures")
+}
+
+/// Builds a crate and gives the path of its cdylib. Each crate is built at most once in a process.
+///
+/// `manifest` is relative to the checkout; `name` is the crate's.
+pub fn build(manifest: &str, name: &str) -> PathBuf {
+    static BUILT: OnceLock<Mutex<HashMap<String, PathBuf>>> = OnceLock::new();
+    let mut built = BUILT.get_or_init(Mutex::default).lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    if let Some(path) = built.get(manifest) {
+        return path.clone();
+    }
+    let cargo = std::env::var_os("CARGO").unwrap_or("cargo".into());
+    let status = Command::new(cargo)
+        .args(["build", "--quiet", "--lib", "--package", name, "--manifest-path"])
+        .arg(checkout().join(manifest))
+        .arg("--target-dir")
+        .arg(target())
+        .status()
+        .unwrap();
+    assert!(status.success(), "cannot build {manifest}");
+    let file = format!("{}{}{}", std::env::consts::DLL_PREFIX, name.replace('-', "_"), std::env::consts::DLL_SUFFIX);
+    let path = target().join("debug").join(file);
+    built.insert(manifest.to_owned(), path.clone());
+    path
+}
+
+/// The plugin written by hand, well-behaved unless asked.
+pub fn bare() -> PathBuf {
+    build("tests/plugins/bare/Cargo.toml", "bare")
+}
+
+/// A plugin written with the kit.
+pub fn tally() -> PathBuf {
+    build("tests/plugins/tally/Cargo.toml", "tally")
+}
+
+/// A library with a good note and another root module.
+pub fn lying() -> PathBuf {
+    build("tests/plugins/lying/Cargo.toml", "lying")
+}
+
+/// A Rust library that is no plugin.
+pub fn noteless() -> PathBuf {
+    build("tests/plugins/noteless/Cargo.toml", "noteless")
+}
+
+/// A library in C whose initialiser makes the file named by `THESEUS_FIXTURE_TOUCH`; built into `directory`.
+pub fn touch(directory: &Path) -> PathBuf {
+    let path = directory.join("touch.so");
+    let source = checkout().join("tests/plugins/touch.c");
+    let status = Command::new("cc").args(["-shared", "-fPIC", "-o"]).args([&path, &source]).status().unwrap();
+    assert!(status.success(), "cannot build {}", source.display());
+    path
+}
+
+/// Writes another text of the same length over each place where `old` stands, of which there has to be one.
+pub fn replace(bytes: &mut [u8], old: &str, new: &str) {
+    assert_eq!(old.len(), new.len(), "nothing may move in the file");
+    let mut places = 0;
+    for start in 0..=bytes.len() - old.len() {
+        if bytes[start..].starts_with(old.as_bytes()) {
+            bytes[start..start + new.len()].copy_from_slice(new.as_bytes());
+            places += 1;
+        }
+    }
+    assert!(places > 0, "`{old}` is not in the file");
+}
+
+/// Sets the machine in an ELF file's header.
+pub fn set_machine(bytes: &mut [u8], machine: u16) {
+    bytes[18..20].copy_from_slice(&machine.to_ne_bytes());
+}
+
+/// The dynamic tag of flags such as [`DF_1_NODELETE`].
+pub const DT_FLAGS_1: u64 = 0x6fff_fffb;
+/// A library that is never unloaded.
+pub const DF_1_NODELETE: u64 = 8;
+/// An executable.
+pub const DF_1_PIE: u64 = 0x0800_0000;
+
+/// Adds flags to a 64-bit ELF file's dynamic entry, which has to be there.
+pub fn add_dynamic_flags(bytes: &mut [u8], tag: u64, flags: u64) {
+    const PT_DYNAMIC: u32 = 2;
+    let word = |bytes: &[u8], at: usize| u64::from_ne_bytes(bytes[at..at + 8].try_into().unwrap());
+    let segments = word(bytes, 0x20) as usize;
+    let count = u16::from_ne_bytes(bytes[0x38..0x3a].try_into().unwrap()) as usize;
+    let is_dynamic = |at: &usize| bytes[*at..at + 4] == PT_DYNAMIC.to_ne_bytes();
+    let segment = (0..count).map(|i| segments + i * 56).find(is_dynamic).expect("there is a dynamic table");
+    let table = word(bytes, segment + 8) as usize;
+    let entry = (0..).map(|i| table + i * 16).find(|at| word(bytes, *at) == tag).expect("there is such an entry");
+    let flags = word(bytes, entry + 8) | flags;
+    bytes[entry + 8..entry + 16].copy_from_slice(&flags.to_ne_bytes());
+}
