@@ -1,12 +1,10 @@
 //! From bytes to slots and arguments, and from values to bytes: what the code that the macros write calls.
 
-use std::cmp::Ordering;
-
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use theseus_abi::{FailureCode, abi_stable::std_types::RVec};
 use theseus_value::{
     DecodeError, from_slice,
-    raw::{Buffer, Kind, MapIter, MapView, Reader, Writer},
+    raw::{Buffer, Fields, Kind, MapView, Reader, Writer, key_order},
     to_writer,
 };
 
@@ -52,61 +50,44 @@ impl Buffer for Out<'_> {
     }
 }
 
-/// Walks over an encoded map of slots and over their names in canonical order, both at once.
-pub struct Slots<'de, 'a> {
-    entries: MapIter<'de>,
-    /// The key of the entry whose value comes next.
-    key: Option<&'de str>,
+/// Decodes slots from a map.
+pub struct SlotReader<'de, 'a> {
+    fields: Fields<'de>,
     unknown: &'a mut dyn FnMut(&'de str),
 }
 
-impl<'de, 'a> Slots<'de, 'a> {
-    /// Begins with the first entry. Names that are no slot go to `unknown`.
-    #[inline]
+impl<'de, 'a> SlotReader<'de, 'a> {
+    /// Begins with the first slot. Names that are no slot go to `unknown`.
+    #[inline(always)] // a result of this size is slow to hand over
     pub fn new(slots: &'de [u8], unknown: &'a mut dyn FnMut(&'de str)) -> Result<Self, Error> {
-        let mut entries = MapView::new(slots).map_err(broken_slots)?.iter();
-        let key = entries.next_key().map_err(broken_slots)?;
-        Ok(Slots { entries, key, unknown })
+        match Fields::new(slots) {
+            Ok(fields) => Ok(SlotReader { fields, unknown }),
+            Err(error) => Err(broken_slots(error)),
+        }
     }
 
-    /// Decodes the slot `name`, which comes after those asked for before, if it is there.
+    /// Decodes the slot `name`, if it is there. Slots are asked for in canonical order.
     #[inline]
-    pub fn slot<T: DeserializeOwned>(&mut self, name: &str, type_name: &str) -> Result<(Option<T>, Skip<'de>), Error> {
-        if !self.seek(name)? {
-            return Ok((None, Skip::IfDefault));
+    pub fn slot<T: DeserializeOwned>(
+        &mut self,
+        name: &'static str,
+        type_name: &'static str,
+    ) -> Result<(Option<T>, Skip<'de>), Error> {
+        match self.fields.seek(name, self.unknown) {
+            Ok(true) => {}
+            Ok(false) => return Ok((None, Skip::IfDefault)),
+            Err(error) => return Err(broken_slots(error)),
         }
-        let (value, item) = self.entries.value().map_err(|error| bad_slot(name, type_name, error))?;
-        self.key = self.entries.next_key().map_err(broken_slots)?;
-        Ok((Some(value), Skip::IfEqual(item)))
+        match self.fields.value() {
+            Ok((value, item)) => Ok((Some(value), Skip::IfEqual(item))),
+            Err(error) => Err(bad_slot(name, type_name, error)),
+        }
     }
 
     /// Goes through what is left.
     #[inline]
-    pub fn finish(mut self) -> Result<(), Error> {
-        while let Some(key) = self.key {
-            self.pass(key)?;
-        }
-        Ok(())
-    }
-
-    /// Goes on to the entry `name` and says whether it is there.
-    #[inline]
-    fn seek(&mut self, name: &str) -> Result<bool, Error> {
-        while let Some(key) = self.key {
-            match canonical(key, name) {
-                Ordering::Less => self.pass(key)?,
-                Ordering::Equal => return Ok(true),
-                Ordering::Greater => break,
-            }
-        }
-        Ok(false)
-    }
-
-    fn pass(&mut self, key: &'de str) -> Result<(), Error> {
-        (self.unknown)(key);
-        self.entries.item().map_err(broken_slots)?;
-        self.key = self.entries.next_key().map_err(broken_slots)?;
-        Ok(())
+    pub fn finish(self) -> Result<(), Error> {
+        self.fields.finish(self.unknown).map_err(broken_slots)
     }
 }
 
@@ -118,11 +99,6 @@ fn broken_slots(error: DecodeError) -> Error {
 #[cold]
 fn bad_slot(name: &str, type_name: &str, error: DecodeError) -> Error {
     Error::new(FailureCode::BAD_SLOTS, format!("slot `{name}` ({type_name}): {error}"))
-}
-
-/// The canonical order of map keys: shorter first, then bytewise.
-fn canonical(a: &str, b: &str) -> Ordering {
-    a.len().cmp(&b.len()).then_with(|| a.cmp(b))
 }
 
 /// Writes a map of slots.
@@ -213,7 +189,7 @@ fn by_name<'de, const N: usize>(encoded: &'de [u8], signature: &'static Signatur
     for entry in MapView::new(encoded)?.iter() {
         let (name, item) = entry?;
         let known = |next: usize| signature.arguments[signature.canonical[next]].0;
-        while next < N && canonical(known(next), name).is_lt() {
+        while next < N && key_order(known(next), name).is_lt() {
             next += 1;
         }
         if next == N || known(next) != name {

@@ -46,7 +46,7 @@ pub(crate) extern "C" fn init<P: Plugin>(host: HostTableRef) -> RResult<(), Fail
         // A second call would come from a host that breaks its duty, and the first table stays good.
         let _ = HOST.set(host);
         logging::install();
-        panic::install(P::NAME);
+        panic::install::<P>();
         Ok(())
     })
 }

@@ -12,18 +12,19 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// [`Context::send`](crate::Context::send) passes through `?` unchanged.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Error {
-    failure: Failure,
+    /// In a box, so that results without an error stay small: every call returns a few of them.
+    failure: Box<Failure>,
 }
 
 impl Error {
     /// The behaviour says no. `kind` is a word for programs (such as `overdraft`), `message` a sentence for people.
     pub fn refused(kind: &str, message: impl Into<String>) -> Self {
-        Error { failure: Failure { kind: RString::from(kind), ..Failure::new(FailureCode::REFUSED, message) } }
+        Error::from(Failure { kind: RString::from(kind), ..Failure::new(FailureCode::REFUSED, message) })
     }
 
     /// A failure of one of the kinds that the host knows.
     pub fn new(code: FailureCode, message: impl Into<String>) -> Self {
-        Error { failure: Failure::new(code, message) }
+        Error::from(Failure::new(code, message))
     }
 
     /// What kind of failure it is to the host.
@@ -52,13 +53,13 @@ impl std::error::Error for Error {}
 
 impl From<Failure> for Error {
     fn from(failure: Failure) -> Self {
-        Error { failure }
+        Error { failure: Box::new(failure) }
     }
 }
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        error.failure
+        *error.failure
     }
 }
 

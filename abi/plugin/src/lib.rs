@@ -116,7 +116,7 @@ pub mod __private {
         __concat as concat,
         behavior::{Behavior, Named, Skip, Slots},
         context::Context,
-        decode::{Signature, SlotWriter, Slots as SlotReader, argument, arguments, put_result},
+        decode::{Signature, SlotReader, SlotWriter, argument, arguments, put_result},
         entry::{no_such_method, no_such_migration, read_old, save_changes, save_migrated, write_old},
         error::Error,
         manifest::{BehaviorFacts, Facts, copied, manifest},

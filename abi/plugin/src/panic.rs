@@ -9,7 +9,7 @@ use std::{any::Any, cell::Cell, fmt::Write, panic::PanicHookInfo};
 use log::Level;
 use theseus_abi::{Failure, FailureCode};
 
-use crate::logging;
+use crate::{logging, root::Plugin};
 
 /// Where a panic happened. Plain data: a thread-local with a destructor would keep the plugin from being unloaded.
 #[derive(Clone, Copy)]
@@ -43,19 +43,20 @@ thread_local! {
     static LAST: Cell<Place> = const { Cell::new(Place::NOWHERE) };
 }
 
-/// Sets the panic hook of this plugin's copy of the standard library. `target` is what its log lines are filed under.
-pub(crate) fn install(target: &'static str) {
-    std::panic::set_hook(Box::new(move |info| on_panic(target, info)));
+/// Sets the panic hook of this plugin's copy of the standard library.
+pub(crate) fn install<P: Plugin>() {
+    // The function has no size, so the box takes no memory: nothing stays behind when the plugin is unloaded.
+    std::panic::set_hook(Box::new(on_panic::<P>));
 }
 
-fn on_panic(target: &str, info: &PanicHookInfo<'_>) {
+fn on_panic<P: Plugin>(info: &PanicHookInfo<'_>) {
     let mut place = Place::NOWHERE;
     if let Some(location) = info.location() {
         // Writing to a place never fails.
         let _ = write!(place, "{location}");
     }
     LAST.set(place);
-    logging::write(Level::Error, target, &described(&place, message(info.payload())));
+    logging::write(Level::Error, P::NAME, &described(&place, message(info.payload())));
 }
 
 /// The failure that a caught panic becomes.

@@ -14,7 +14,7 @@ use theseus_abi::{
 use crate::{Error, behavior::Named, entry};
 
 /// A plugin as a whole. Implemented by `plugin!`.
-pub trait Plugin {
+pub trait Plugin: 'static {
     /// Its name.
     const NAME: &'static str;
 

@@ -8,7 +8,7 @@ use serde::{
 
 use crate::{
     DecodeError, EncodeError,
-    raw::{KeyOrder, Kind, Reader, Writer, compare},
+    raw::{KeyOrder, Kind, Reader, Writer, key_order},
     ser::nested,
 };
 
@@ -442,8 +442,8 @@ impl Map {
     fn find(&self, key: &str) -> Result<usize, usize> {
         // Maps are mostly built in order, so the place after the last entry is tried first.
         match self.0.last() {
-            Some((last, _)) if compare(last, key).is_lt() => Err(self.0.len()),
-            _ => self.0.binary_search_by(|(candidate, _)| compare(candidate, key)),
+            Some((last, _)) if key_order(last, key).is_lt() => Err(self.0.len()),
+            _ => self.0.binary_search_by(|(candidate, _)| key_order(candidate, key)),
         }
     }
 }
@@ -471,12 +471,19 @@ impl IntoIterator for Map {
 }
 
 /// Of entries with the same key the last one stays.
+impl<K: Into<String>, V: Into<Value>> Extend<(K, V)> for Map {
+    fn extend<I: IntoIterator<Item = (K, V)>>(&mut self, entries: I) {
+        for (key, value) in entries {
+            self.insert(key, value);
+        }
+    }
+}
+
+/// Of entries with the same key the last one stays.
 impl<K: Into<String>, V: Into<Value>> FromIterator<(K, V)> for Map {
     fn from_iter<I: IntoIterator<Item = (K, V)>>(entries: I) -> Self {
         let mut map = Map::new();
-        for (key, value) in entries {
-            map.insert(key, value);
-        }
+        map.extend(entries);
         map
     }
 }

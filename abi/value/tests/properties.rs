@@ -103,6 +103,33 @@ proptest! {
         prop_assert_eq!(map.get(&key), None);
     }
 
+    /// Reading along known names finds what is there, passes over the rest, and is as strict as everything else.
+    #[test]
+    fn fields_agree_with_the_model(model in any_map(), at in any::<usize>(), byte in any::<u8>()) {
+        const NAMES: [&str; 6] = ["a", "b", "d", "aa", "bc", "dd"];
+        let read = |bytes: &[u8]| -> Result<_, theseus_value::DecodeError> {
+            let (mut found, mut unknown) = (Vec::new(), Vec::new());
+            let mut fields = raw::Fields::new(bytes)?;
+            let mut pass = |name: &str| unknown.push(name.to_owned());
+            for name in NAMES {
+                if fields.seek(name, &mut pass)? {
+                    found.push((name.to_owned(), fields.value::<Value>()?.0));
+                }
+            }
+            fields.finish(&mut pass)?;
+            Ok((found, unknown))
+        };
+        let mut bytes = to_vec(&model).unwrap();
+        let (found, unknown) = read(&bytes).unwrap();
+        let (known, others): (Map, Map) = model.into_iter().partition(|(name, _)| NAMES.contains(&name.as_str()));
+        prop_assert_eq!(found.into_iter().collect::<Map>(), known);
+        prop_assert_eq!(unknown, others.iter().map(|(name, _)| name.to_owned()).collect::<Vec<_>>());
+        let at = at % bytes.len();
+        bytes[at] = byte;
+        let is_map = matches!(Value::decode(&bytes), Ok(Value::Map(_)));
+        prop_assert_eq!(read(&bytes).is_ok(), is_map);
+    }
+
     #[cfg(feature = "json")]
     #[test]
     fn json_comes_back(value in any_value()) {

@@ -6,6 +6,7 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
     thread::JoinHandle,
+    time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwap;
@@ -32,6 +33,21 @@ pub(super) struct Answer {
     pub pause_us: u64,
 }
 
+/// Says that the committer can take a batch, and what it did with the last.
+pub(super) struct Ready {
+    /// How many callers it answers now.
+    pub answered: usize,
+    took: Duration,
+    since: Instant,
+}
+
+impl Ready {
+    /// How much longer the executor may let a batch grow before it hands it over.
+    pub(super) fn patience(&self) -> Duration {
+        (self.took / 8).saturating_sub(self.since.elapsed())
+    }
+}
+
 /// What the executor and the committer share beside their channels.
 #[derive(Default)]
 pub(super) struct Verdict {
@@ -51,21 +67,22 @@ impl Verdict {
     }
 }
 
-/// Starts the thread. It gives a token through `ready` whenever it can take a batch, and ends when `batches` is closed.
+/// Starts the thread. It says through `ready` whenever it can take a batch, and ends when `batches` is closed.
 pub(super) fn start(
     mut committer: Committer,
     vitals: Arc<Vitals>,
     published: Arc<ArcSwap<PluginSet>>,
     verdict: Arc<Verdict>,
     batches: Receiver<Commit>,
-    ready: Sender<()>,
+    ready: Sender<Ready>,
 ) -> JoinHandle<()> {
     spawn("committer", move || {
         let mut refusal = Refusal::Stopping;
-        _ = ready.send(());
+        let tell = |answered, took| _ = ready.send(Ready { answered, took, since: Instant::now() });
+        tell(0, Duration::ZERO);
         for commit in batches {
             let Commit { batch, plugins, answers, objects } = commit;
-            let epoch = batch.epoch;
+            let (epoch, started) = (batch.epoch, Instant::now());
             let count = batch.len() as u64;
             let result = if verdict.is_failed(epoch) {
                 Err(refusal.clone())
@@ -94,7 +111,7 @@ pub(super) fn start(
                     Err(error)
                 }
             };
-            _ = ready.send(());
+            tell(answers.len(), started.elapsed());
             give(answers, &answer);
         }
     })

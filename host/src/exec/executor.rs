@@ -17,7 +17,7 @@ use theseus_value::{ObjectId, Value, raw::Writer as ValueWriter};
 
 use super::{
     Admit, Command, Doing, PluginSet, Queue, Refusal, Reply, Start, UpgradeSink, Vitals,
-    committer::{self, Answer, Commit, Verdict},
+    committer::{self, Answer, Commit, Ready, Verdict},
     now_us, spawn, split_mix,
     turn::{Scratch, Turn, View},
 };
@@ -65,7 +65,7 @@ pub(super) fn start(
         queue,
         commits: commit_sender,
         ready,
-        committer_is_ready: false,
+        committer: None,
         verdict: verdict.clone(),
         plans: plan_sender,
         upgrades: start.upgrades.clone(),
@@ -103,9 +103,10 @@ struct Executor {
     seeds: u64,
     queue: Queue<Command>,
     commits: Sender<Commit>,
-    /// Gives a token when the committer can take a batch.
-    ready: Receiver<()>,
-    committer_is_ready: bool,
+    /// Says when the committer can take a batch.
+    ready: Receiver<Ready>,
+    /// What it said, until it gets one.
+    committer: Option<Ready>,
     verdict: Arc<Verdict>,
     plans: Sender<CheckpointPlan>,
     upgrades: UpgradeSink,
@@ -149,14 +150,14 @@ impl Executor {
         // The channels close with the executor, and the threads behind them end.
     }
 
-    /// Waits for a command, or for the committer if there is a batch for it.
+    /// Waits for a command, or for the moment to hand the open batch over.
     fn next(&mut self) -> Next {
         let idle = self.answers.is_empty();
         if self.stopping {
             if idle {
                 return Next::End;
             }
-            self.committer_is_ready |= self.ready.recv().is_ok();
+            self.committer = self.ready.recv().ok();
             return Next::Nothing;
         }
         match self.queue.try_recv() {
@@ -164,24 +165,33 @@ impl Executor {
             Err(TryRecvError::Disconnected) if idle => return Next::End,
             Err(_) => {}
         }
-        if idle {
-            self.writer.reader().release();
-            return match self.queue.recv_timeout(IDLE) {
-                Ok(command) => Next::Command(command),
-                Err(RecvTimeoutError::Timeout) => Next::Nothing,
-                Err(RecvTimeoutError::Disconnected) => Next::End,
-            };
-        }
-        select! {
-            recv(self.queue) -> command => command.map_or(Next::Nothing, Next::Command),
-            recv(self.ready) -> token => {
-                self.committer_is_ready |= token.is_ok();
-                Next::Nothing
+        let patience = match &self.committer {
+            _ if idle => {
+                self.writer.reader().release();
+                IDLE
             }
+            Some(ready) => ready.patience(),
+            None => {
+                return select! {
+                    recv(self.queue) -> command => command.map_or(Next::Nothing, Next::Command),
+                    recv(self.ready) -> ready => {
+                        self.committer = ready.ok();
+                        Next::Nothing
+                    }
+                };
+            }
+        };
+        match self.queue.recv_timeout(patience) {
+            Ok(command) => Next::Command(command),
+            Err(RecvTimeoutError::Timeout) => Next::Nothing,
+            Err(RecvTimeoutError::Disconnected) => Next::End,
         }
     }
 
     /// Gives the open batch to the committer if it is ready, or waits until it is if the batch is full.
+    ///
+    /// Callers who were just answered are likely to send again at once. To take them along, a batch waits for as many
+    /// commands as the last commit answered, but only for a small part of the time that the commit took.
     fn hand_over(&mut self) {
         if self.answers.is_empty() {
             return;
@@ -189,16 +199,19 @@ impl Executor {
         let (transactions, bytes) = self.writer.open_batch();
         let limits = &self.config.execution;
         let full = transactions >= limits.batch_transactions_max || bytes >= limits.batch_bytes_max;
-        if !self.committer_is_ready {
-            self.committer_is_ready = if full { self.ready.recv().is_ok() } else { self.ready.try_recv().is_ok() };
+        if self.committer.is_none() {
+            self.committer = if full { self.ready.recv().ok() } else { self.ready.try_recv().ok() };
         }
-        if self.committer_is_ready {
-            self.committer_is_ready = false;
+        if let Some(ready) = &self.committer
+            && (full || self.stopping || self.answers.len() >= ready.answered || ready.patience().is_zero())
+        {
             self.close_batch();
         }
     }
 
+    /// Gives the open batch to the committer, which has to be ready.
     fn close_batch(&mut self) {
+        self.committer = None;
         let commit = Commit {
             batch: self.writer.close_batch(),
             plugins: self.plugins.clone(),
@@ -448,8 +461,9 @@ impl Executor {
         };
         // A record names one set of generations: what was executed with the old one goes into a batch of its own.
         if !self.answers.is_empty() {
-            self.committer_is_ready = self.committer_is_ready || self.ready.recv().is_ok();
-            self.committer_is_ready = false;
+            if self.committer.is_none() {
+                self.committer = self.ready.recv().ok();
+            }
             self.close_batch();
         }
         self.scratch.clear();

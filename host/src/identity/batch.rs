@@ -228,6 +228,7 @@ pub fn sort_generations(generations: &mut [(String, [u8; 32])]) {
 pub struct BatchView<'a> {
     /// The header.
     pub header: BatchHeader,
+    record: &'a [u8],
     transactions: Vec<&'a [u8]>,
 }
 
@@ -261,7 +262,12 @@ impl<'a> BatchView<'a> {
         reader.finish()?;
         let generations = generations.into();
         let header = BatchHeader { first, last, time_us, incarnation, generations, previous };
-        Ok(BatchView { header, transactions })
+        Ok(BatchView { header, record, transactions })
+    }
+
+    /// The record's size in bytes.
+    pub fn length(&self) -> usize {
+        self.record.len()
     }
 
     /// The transactions with their numbers, in order.

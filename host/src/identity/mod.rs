@@ -20,6 +20,9 @@ mod table;
 mod verify;
 mod write;
 
+#[cfg(test)]
+mod tests;
+
 use std::{
     path::PathBuf,
     sync::{

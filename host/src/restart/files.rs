@@ -58,7 +58,8 @@ pub enum FileError {
 
 /// Puts a file in place so that a reader, also one after a power cut, sees all of it or nothing.
 ///
-/// Writes a temporary beside it, syncs it, renames it over `path`, and syncs the folder, which is made if it is missing.
+/// Writes a temporary beside it, syncs it, renames it over `path`, and syncs the folder, which is made if it is
+/// missing.
 pub(super) fn publish(path: &Path, content: &[u8]) -> Result<(), FileError> {
     publish_io(path, content).map_err(|source| FileError::Publish { path: path.into(), source })
 }

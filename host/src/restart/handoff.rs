@@ -88,7 +88,8 @@ pub enum ContinuityError {
 ///
 /// # Errors
 ///
-/// If the file cannot be made durable. The host may exit all the same; the next one then reads the head from the history.
+/// If the file cannot be made durable. The host may exit all the same; the next one then reads the head from the
+/// history.
 pub fn publish(home: &Path, handoff: &Handoff) -> Result<(), FileError> {
     files::publish(&RestartPaths::new(home).handoff(handoff.id.as_str()), &files::to_json(handoff))
 }
@@ -108,9 +109,9 @@ pub fn read(home: &Path, id: &InstructionId) -> Result<Option<Handoff>, HandoffE
 
 /// Proves that the history at hand continues the one that was handed off.
 ///
-/// `identity` and `tid` are the identity's own id and its last transaction; `contains` says whether the history has a record
-/// that ends with this transaction and has this digest. Since a record's digest covers the one before it, a history
-/// that contains the handed-off head contains all that led to it.
+/// `identity` and `tid` are the identity's own id and its last transaction; `contains` says whether the history has a
+/// record that ends with this transaction and has this digest. Since a record's digest covers the one before it, a
+/// history that contains the handed-off head contains all that led to it.
 ///
 /// # Errors
 ///

@@ -35,6 +35,11 @@ struct Cli {
 enum Command {
     /// Takes a file of flights in, in the order of the file, each flight once.
     Feed(FeedArgs),
+    /// Waits until the host is ready.
+    Wait {
+        #[command(flatten)]
+        to: To,
+    },
     /// Prints what the host found in the flights, one line for each carrier, airport and aircraft.
     Figures {
         #[command(flatten)]
@@ -155,6 +160,7 @@ struct DemoArgs {
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Feed(args) => feed_file(args),
+        Command::Wait { to } => wait_until_ready(&to),
         Command::Figures { to } => print_figures(&to),
         Command::Load(args) => make_load(args),
         Command::Demo(args) => run_demo(args),
@@ -191,6 +197,11 @@ fn feed_file(args: FeedArgs) -> Result<bool, Box<dyn Error>> {
     } else {
         print!("{}", report::feed(&report));
     }
+    Ok(true)
+}
+
+fn wait_until_ready(to: &To) -> Result<bool, Box<dyn Error>> {
+    Host::new(to.to, to.patience()).get("/ready")?;
     Ok(true)
 }
 

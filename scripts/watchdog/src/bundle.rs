@@ -219,8 +219,8 @@ pub fn unpack(folder: &Path, target: &Path) -> Result<Digest, BundleError> {
     Ok(digest)
 }
 
-/// Reads every file of a bundle, in the byte order of their paths, hands the content to the writer that `open` gives for it
-/// (path, executable), and says the digest: the blake3 of one line a file, `BLAKE3 x PATH` or `BLAKE3 - PATH`.
+/// Reads every file of a bundle, in the byte order of their paths, hands the content to the writer that `open` gives
+/// for it (path, executable), and says the digest: the blake3 of one line a file, `BLAKE3 x PATH` or `BLAKE3 - PATH`.
 fn walk<'a>(
     folder: &Path,
     manifest: &'a Manifest,

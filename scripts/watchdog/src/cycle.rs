@@ -2,7 +2,8 @@
 //!
 //! [`next`] is the whole decision. It does no work and knows no files, so a test can try all that can happen.
 
-/// Where the watchdog stands. Each state is durable before its work begins, and its work may be done again from the start.
+/// Where the watchdog stands. Each state is durable before its work begins, and its work may be done again from the
+/// start.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub enum State {
     /// No cycle: the host runs, and is restarted when it dies.

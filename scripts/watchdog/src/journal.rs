@@ -17,7 +17,8 @@ use crate::{
 
 const SCHEMA: u32 = 1;
 
-/// The watchdog's state as `update/journal.json` holds it. The tries of a trial are in the name of the trial file instead.
+/// The watchdog's state as `update/journal.json` holds it. The tries of a trial are in the name of the trial file
+/// instead.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 pub struct Journal {
     /// The format, 1.

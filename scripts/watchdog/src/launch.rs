@@ -1,6 +1,7 @@
 //! Starting processes, and taking over the descriptors that this one was started with.
 //!
-//! All unsafe code of the watchdog is here. What runs between `fork` and `exec` is kept to plain system calls and `setenv`.
+//! All unsafe code of the watchdog is here. What runs between `fork` and `exec` is kept to plain system calls and
+//! `setenv`.
 #![allow(unsafe_code, reason = "descriptors by number, and the steps between fork and exec, have no safe interface")]
 
 use std::{
@@ -25,8 +26,8 @@ use rustix::{
 /// The descriptor under which the protocol of `sd_listen_fds(3)` hands over the first socket.
 const FIRST: i32 = 3;
 
-/// Keeps descriptor 3 in use, so that nothing that matters - such as the pipe over which `exec` reports its failure - gets
-/// that number and is overwritten in the child.
+/// Keeps descriptor 3 in use, so that nothing that matters - such as the pipe over which `exec` reports its failure -
+/// gets that number and is overwritten in the child.
 #[derive(Debug)]
 pub(crate) struct FirstDescriptor {
     _occupied: Option<OwnedFd>,
@@ -46,8 +47,8 @@ impl FirstDescriptor {
 ///
 /// If it is not a listening socket.
 pub(crate) fn adopt_listener() -> io::Result<TcpListener> {
-    // SAFETY: it is borrowed for the duplication only, and nothing in this process closes descriptor 3: if it is not open,
-    // the duplication fails; if it is, it was handed over and has no other owner.
+    // SAFETY: it is borrowed for the duplication only, and nothing in this process closes descriptor 3: if it is not
+    // open, the duplication fails; if it is, it was handed over and has no other owner.
     let handed_over = unsafe { BorrowedFd::borrow_raw(FIRST) };
     let socket = rustix::io::fcntl_dupfd_cloexec(handed_over, FIRST + 1)?;
     // The original must not reach children as a stray descriptor; those that need it get their own copy.
@@ -99,8 +100,8 @@ pub(crate) fn host(
     command.spawn()
 }
 
-/// Starts an upgrade script in a process group of its own, under `ruleset` if there is one. It, and whatever it starts, holds
-/// `lock` open. It is killed when the watchdog dies.
+/// Starts an upgrade script in a process group of its own, under `ruleset` if there is one. It, and whatever it starts,
+/// holds `lock` open. It is killed when the watchdog dies.
 ///
 /// # Errors
 ///

@@ -37,7 +37,8 @@ pub(crate) struct Inbox {
 }
 
 impl Inbox {
-    /// Makes the socket, under an abstract name: it disappears with the watchdog and has no path that could be too long.
+    /// Makes the socket, under an abstract name: it disappears with the watchdog and has no path that could be too
+    /// long.
     pub(crate) fn open() -> io::Result<Inbox> {
         let name = format!("theseus-watchdog-{}", std::process::id());
         let socket = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name)?)?;
@@ -97,7 +98,8 @@ fn parse(line: &str) -> Option<Message> {
     }
 }
 
-/// Tells the watchdog's own supervisor, if it has one, how things stand. A report that is not delivered changes nothing.
+/// Tells the watchdog's own supervisor, if it has one, how things stand. A report that is not delivered changes
+/// nothing.
 #[derive(Debug)]
 pub(crate) struct Upstream {
     target: Option<(UnixDatagram, SocketAddr)>,

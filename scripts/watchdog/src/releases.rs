@@ -207,7 +207,8 @@ impl Releases {
         Ok(())
     }
 
-    /// A bundle without a host binary keeps the present one. It is not part of the digest, since the manifest does not name it.
+    /// A bundle without a host binary keeps the present one. It is not part of the digest, since the manifest does not
+    /// name it.
     fn carry_host(&self, partial: &Path) -> io::Result<()> {
         fs::create_dir_all(partial.join("bin"))?;
         fs::hard_link(self.current_host(), partial.join(bundle::HOST))?;

@@ -1,8 +1,8 @@
 //! What an upgrade script must not write to, whatever it does: the identity, and what the watchdog itself relies on.
 //!
-//! Landlock knows only what is allowed. So everything is allowed except on the way down to the protected folders: of each
-//! folder on that way, the entries beside it are allowed one by one. As a consequence, a script cannot make new entries in
-//! the folders above the home; `TMPDIR` names a place where it can.
+//! Landlock knows only what is allowed. So everything is allowed except on the way down to the protected folders: of
+//! each folder on that way, the entries beside it are allowed one by one. As a consequence, a script cannot make new
+//! entries in the folders above the home; `TMPDIR` names a place where it can.
 
 use std::{
     fs, io,

@@ -117,7 +117,8 @@ impl<T> Doing<T> for io::Result<T> {
 ///
 /// `observer` is told of every transition: from, to, and whether the journal has it already.
 ///
-/// The calling process must have one thread: processes are started by `fork`, and the watchdog handles SIGTERM and SIGINT.
+/// The calling process must have one thread: processes are started by `fork`, and the watchdog handles SIGTERM and
+/// SIGINT.
 ///
 /// # Errors
 ///

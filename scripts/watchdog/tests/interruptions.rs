@@ -59,3 +59,26 @@ fn a_bad_update_is_rolled_back_wherever_the_watchdog_falls() {
         }
     }
 }
+
+#[test]
+fn a_try_is_taken_on_disk_before_its_host_is_started() {
+    let mut vessels = Vessels::new();
+    vessels.options.push("--tries=2".into());
+    let old = vessels.start_and_ask().release;
+    let falling = [("THESEUS_FALL_AT", "checking:after")];
+    vessels.stop();
+    vessels.start_program(&example("falling_watchdog"), &falling);
+    let instruction = vessels.request(&vessels.bundle("two", 1, "", ""));
+    for left in [1, 0] {
+        assert_eq!(vessels.wait().code(), None);
+        let new = instruction.release.to_string().parse().unwrap();
+        assert_eq!(vessels.releases().tries(&new).unwrap().unwrap().left, left);
+        if left > 0 {
+            vessels.start_program(&example("falling_watchdog"), &falling);
+        }
+    }
+    // Both tries are gone, although no host was ever started.
+    assert_eq!(vessels.start_and_ask().release, old);
+    let outcome = vessels.outcome(&instruction.id);
+    assert_eq!((outcome.verdict, outcome.reason.as_str()), (Verdict::RolledBack, "the try was interrupted"));
+}

@@ -185,7 +185,8 @@ fn under_a_supervisor_it_takes_the_socket_and_reports() {
         let report = String::from_utf8_lossy(&buffer[..length]).into_owned();
         expected.retain(|expected| *expected != report);
     }
-    // The host got its own supervisor's variables, not those of the watchdog, or it would have reported to the socket above.
+    // The host got its own supervisor's variables, not those of the watchdog, or it would have reported to the socket
+    // above.
     kill(vessels.ask().pid);
     assert!(ask(&address).unwrap().tid > 0);
     vessels.stop();

@@ -5,11 +5,11 @@ mod map;
 mod reader;
 mod writer;
 
-pub use map::{MapIter, MapView, merge_maps};
+pub use map::{Fields, MapIter, MapView, key_order, merge_maps};
 pub use reader::{Kind, Reader, describe, validate};
 pub use writer::{Buffer, Writer};
 
-pub(crate) use map::{KeyOrder, compare, shorten};
+pub(crate) use map::{KeyOrder, shorten};
 pub(crate) use writer::adjust_head;
 
 // The major types of RFC 8949, section 3.1.

@@ -129,6 +129,19 @@ impl<'de> Reader<'de> {
         std::str::from_utf8(bytes).map_err(|_| DecodeError::NotUtf8 { position })
     }
 
+    /// Reads the text `expected` if that comes next, and says whether it did. Only texts shorter than 24 bytes are tried.
+    #[inline]
+    pub(crate) fn take_short_text(&mut self, expected: &str) -> bool {
+        let rest = &self.bytes[self.position..];
+        let len = expected.len();
+        let is_next =
+            len < 24 && rest.len() > len && rest[0] == TEXT << 5 | len as u8 && &rest[1..=len] == expected.as_bytes();
+        if is_next {
+            self.position += 1 + len;
+        }
+        is_next
+    }
+
     /// Reads a byte string.
     #[inline]
     pub fn bytes(&mut self) -> Result<&'de [u8], DecodeError> {

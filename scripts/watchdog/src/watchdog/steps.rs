@@ -1,5 +1,5 @@
-//! The work of each state. Every step can be done again from its start: a crash anywhere leads back to the state that the
-//! journal has.
+//! The work of each state. Every step can be done again from its start: a crash anywhere leads back to the state that
+//! the journal has.
 
 use std::{fs, path::Path};
 
@@ -273,7 +273,9 @@ impl Watchdog<'_> {
 
     /// The host of a try is gone. If it has confirmed before, that counts: there is no way back from it.
     fn end_of_try(&mut self) -> Event {
-        
+        if self.confirmed() {
+            return Event::HostConfirmed;
+        }
         self.reason.get_or_insert_with(|| "the try was interrupted".into());
         self.restarts.not_before = Some(Instant::now() + TRY_INTERVAL);
         Event::TryFailed

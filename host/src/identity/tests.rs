@@ -1,0 +1,307 @@
+//! The identity against a plain model of it, through every order of batches, commits, failures, checkpoints and reopening.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use proptest::prelude::*;
+use theseus_value::ObjectId;
+
+use super::*;
+
+type State = (BTreeMap<u64, Option<u8>>, BTreeMap<String, Option<u64>>);
+
+#[derive(Clone, Debug)]
+enum Step {
+    /// Writes some objects (none: deletes), and perhaps names one.
+    Transaction {
+        writes: Vec<(u8, Option<u8>)>,
+        name: Option<(u8, Option<u8>)>,
+        request: Option<u8>,
+    },
+    Commit,
+    /// The storage refuses what is not durable.
+    RollBack,
+    Checkpoint,
+    Reopen,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let write = (1..8_u8, proptest::option::weighted(0.9, any::<u8>()));
+    let name = (0..4_u8, proptest::option::weighted(0.8, 1..8_u8));
+    let writes = proptest::collection::vec(write, 0..4);
+    let request = proptest::option::weighted(0.3, 0..6_u8);
+    let transaction = (writes, proptest::option::weighted(0.3, name), request)
+        .prop_map(|(writes, name, request)| Step::Transaction { writes, name, request });
+    prop_oneof![
+        12 => transaction,
+        4 => Just(Step::Commit),
+        1 => Just(Step::RollBack),
+        2 => Just(Step::Checkpoint),
+        1 => Just(Step::Reopen),
+    ]
+}
+
+fn record(content: u8) -> Arc<ObjectRecord> {
+    let mut slots = Vec::new();
+    let mut writer = theseus_value::raw::Writer::new(&mut slots);
+    writer.map(1);
+    writer.text("content");
+    writer.uint(content.into());
+    Arc::new(ObjectRecord { behavior: "test.Thing".into(), schema: 1, parents: [].into(), slots: slots.into() })
+}
+
+/// The last byte of an encoded map of one small integer is that integer, in its head or after it.
+fn content(version: Option<Arc<Version>>) -> Option<u8> {
+    let record = version?.record.clone()?;
+    record.slots.last().copied()
+}
+
+/// An open identity and what it ought to hold after each transaction.
+struct Subject {
+    _folder: tempfile::TempDir,
+    place: Place,
+    open: Option<(Writer, Committer)>,
+    states: Vec<State>,
+    durable: usize,
+    requests: BTreeMap<u8, usize>,
+}
+
+impl Subject {
+    fn new() -> Subject {
+        let folder = tempfile::tempdir().unwrap();
+        let place = Place {
+            history: folder.path().join("history"),
+            objects: folder.path().join("objects"),
+            history_bytes_max: 64 << 20,
+            objects_bytes_max: 64 << 20,
+        };
+        Identity::create(&place).unwrap();
+        let mut subject = Subject {
+            _folder: folder,
+            place,
+            open: None,
+            states: vec![State::default()],
+            durable: 0,
+            requests: BTreeMap::new(),
+        };
+        subject.reopen();
+        subject
+    }
+
+    fn reopen(&mut self) {
+        self.open = None;
+        self.forget();
+        let Opened { identity, resume } = Identity::open(&self.place, false).unwrap();
+        assert_eq!(identity.head().tid.0 as usize, self.durable);
+        assert_eq!(resume.objects(), self.states[self.durable].0.values().flatten().count() as u64);
+        let incarnation = Incarnation(resume.incarnation.0 + 1);
+        self.open = Some((Writer::new(identity.clone(), &resume), Committer::new(identity, incarnation)));
+    }
+
+    fn forget(&mut self) {
+        self.states.truncate(self.durable + 1);
+        self.requests.retain(|_, tid| *tid <= self.durable);
+    }
+
+    fn step(&mut self, step: Step) {
+        let (writer, committer) = self.open.as_mut().unwrap();
+        match step {
+            Step::Transaction { writes, name, request } => {
+                let mut state = self.states.last().unwrap().clone();
+                let writes: BTreeMap<u8, Option<u8>> = writes.into_iter().collect();
+                state.0.extend(writes.iter().map(|(object, content)| (u64::from(*object), *content)));
+                state.1.extend(name.map(|(name, object)| (format!("name-{name}"), object.map(u64::from))));
+                let request = request.filter(|request| !self.requests.contains_key(request));
+                let request_id = request.map(|request| format!("request-{request}"));
+                let written: Vec<_> =
+                    writes.iter().map(|(object, content)| (ObjectId((*object).into()), content.map(record))).collect();
+                let names: Vec<(Arc<str>, _)> = name
+                    .map(|(name, object)| (format!("name-{name}").into(), object.map(|id| ObjectId(id.into()))))
+                    .into_iter()
+                    .collect();
+                let outcome = Arc::new(Outcome::Done([0x05].into()));
+                let draft = Draft {
+                    request_id: request_id.as_deref(),
+                    target: None,
+                    method: "theseus.test",
+                    arguments: &[0xa0],
+                    time_us: 1,
+                    seed: 2,
+                    outcome,
+                    writes: &written,
+                    names: &names,
+                };
+                let tid = writer.record(&draft).unwrap();
+                self.states.push(state);
+                assert_eq!(tid.0 as usize, self.states.len() - 1);
+                self.requests.extend(request.map(|request| (request, tid.0 as usize)));
+            }
+            Step::Commit => {
+                let batch = writer.close_batch();
+                let head = committer.append(batch, &(Arc::new([]) as Arc<[_]>), 3).unwrap();
+                committer.publish(head);
+                self.durable = self.states.len() - 1;
+            }
+            Step::RollBack => {
+                // The committer refused both the batch before and the open one.
+                let _ = writer.close_batch();
+                writer.roll_back();
+                self.forget();
+            }
+            Step::Checkpoint => {
+                if let Some(plan) = writer.plan_checkpoint(1_000, 0) {
+                    writer.reader().identity().clone().checkpoint(plan).unwrap();
+                }
+            }
+            Step::Reopen => self.reopen(),
+        }
+    }
+
+    fn check(&mut self, at: usize) {
+        let (writer, _) = self.open.as_mut().unwrap();
+        let mut reader = Reader::new(writer.reader().identity().clone());
+        for object in 1..8 {
+            let id = ObjectId(object);
+            let expected = |state: &State| state.0.get(&object).copied().flatten();
+            let newest = content(writer.reader().newest(id).unwrap());
+            assert_eq!(newest, expected(self.states.last().unwrap()), "object {object}, newest");
+            let durable = content(reader.at(id, Tid(self.durable as u64)).unwrap());
+            assert_eq!(durable, expected(&self.states[self.durable]), "object {object}, durable");
+            let at = at % (self.durable + 1);
+            let past = content(reader.at(id, Tid(at as u64)).unwrap());
+            assert_eq!(past, expected(&self.states[at]), "object {object} as of {at} of {}", self.durable);
+        }
+        for name in 0..4 {
+            let name = format!("name-{name}");
+            let expected = |state: &State| state.1.get(&name).copied().flatten().map(ObjectId);
+            assert_eq!(writer.reader().name(&name).unwrap(), expected(self.states.last().unwrap()));
+            assert_eq!(reader.durable_name(&name).unwrap(), expected(&self.states[self.durable]));
+        }
+        let listed = reader.names("name-", None, 100).unwrap();
+        let expected = self.states[self.durable].1.iter();
+        let expected: Vec<_> = expected.filter_map(|(name, id)| Some((name.clone(), ObjectId((*id)?)))).collect();
+        assert_eq!(listed, expected);
+        for request in 0..6 {
+            let known = writer.reader().request(&format!("request-{request}")).unwrap();
+            assert_eq!(known.map(|(known, _)| known.tid.0 as usize), self.requests.get(&request).copied());
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// The newest state, the durable state and any past state are those of the model after every step, and the identity
+    /// that comes of it all is whole.
+    #[test]
+    fn an_identity_is_what_its_transactions_made_it(
+        steps in proptest::collection::vec((step(), any::<usize>()), 1..60),
+    ) {
+        let mut subject = Subject::new();
+        for (step, at) in steps {
+            subject.step(step);
+            subject.check(at);
+        }
+        subject.open = None;
+        let verified = verify(&subject.place, &mut |_, _| {}).unwrap();
+        prop_assert_eq!(&verified.damage, &[]);
+        prop_assert_eq!(verified.transactions as usize, subject.durable);
+    }
+}
+
+/// Makes an identity with a table and a history of a few batches; answers it and its files.
+fn small_identity() -> (Subject, [std::path::PathBuf; 2]) {
+    let mut subject = Subject::new();
+    for round in 0..20_u8 {
+        let writes = vec![(1 + round % 7, Some(round)), (1 + (round + 3) % 7, Some(round + 100))];
+        subject.step(Step::Transaction { writes, name: Some((round % 4, Some(1))), request: None });
+        subject.step(Step::Commit);
+    }
+    subject.step(Step::Checkpoint);
+    subject.open = None;
+    let files = [subject.place.history.join("data.mdb"), subject.place.objects.join("data.mdb")];
+    (subject, files)
+}
+
+/// Whatever bit of a record's hash or content, or of a row's seal or content, is flipped: verification finds it and says
+/// where.
+#[test]
+fn one_flipped_bit_is_found() {
+    let (subject, files) = small_identity();
+    let whole = verify(&subject.place, &mut |_, _| {}).unwrap();
+    assert_eq!(whole.damage, []);
+    let marker = b"test.Thing";
+    for file in files {
+        let pristine = std::fs::read(&file).unwrap();
+        let places: Vec<usize> =
+            pristine.windows(marker.len()).enumerate().filter(|(_, it)| it == marker).map(|(place, _)| place).collect();
+        assert!(places.len() > 5, "the marker stands in every record");
+        let mut found = 0;
+        for place in &places {
+            for bit in 0..8 {
+                let mut damaged = pristine.clone();
+                damaged[place + 2] ^= 1 << bit;
+                std::fs::write(&file, &damaged).unwrap();
+                // Pages that a later commit replaced still lie in the file; what nobody reads cannot be damaged.
+                match verify(&subject.place, &mut |_, _| {}) {
+                    Ok(verified) if verified.damage.is_empty() => {}
+                    Ok(verified) => {
+                        found += 1;
+                        let place = &verified.damage[0].place;
+                        assert!(place.contains("history record") || place.contains("object "), "{place}");
+                    }
+                    Err(error) => panic!("{error}"),
+                }
+            }
+        }
+        assert!(found >= 7 * 8, "only {found} flips were found in {}", file.display());
+        std::fs::write(&file, &pristine).unwrap();
+    }
+    assert_eq!(verify(&subject.place, &mut |_, _| {}).unwrap(), whole);
+}
+
+#[test]
+fn a_cut_history_is_found_by_the_table_and_by_a_kept_head() {
+    let (mut subject, _) = small_identity();
+    subject.reopen();
+    let head = subject.open.as_mut().unwrap().0.reader().identity().head();
+    subject.open = None;
+    let shorter = Subject::new();
+    // Another, empty history under the same table.
+    for name in ["data.mdb", "lock.mdb"] {
+        std::fs::copy(shorter.place.history.join(name), subject.place.history.join(name)).unwrap();
+    }
+    let verified = verify(&subject.place, &mut |_, _| {}).unwrap();
+    assert!(verified.damage.iter().any(|damage| damage.place == "history"), "{:?}", verified.damage);
+    assert!(matches!(Identity::open(&subject.place, true), Err(StorageError::Damaged { .. })));
+    std::fs::remove_dir_all(&subject.place.objects).unwrap();
+    let opened = Identity::open(&subject.place, false).unwrap();
+    assert!(!opened.identity.continues(head).unwrap());
+}
+
+#[test]
+fn a_lost_table_is_made_again_from_the_history() {
+    let (mut subject, _) = small_identity();
+    std::fs::remove_dir_all(&subject.place.objects).unwrap();
+    subject.reopen();
+    subject.check(7);
+    subject.step(Step::Checkpoint);
+    subject.check(11);
+    subject.open = None;
+    assert_eq!(verify(&subject.place, &mut |_, _| {}).unwrap().damage, []);
+}
+
+#[test]
+fn old_request_ids_are_forgotten_oldest_first() {
+    let mut subject = Subject::new();
+    for request in 0..6 {
+        subject.step(Step::Transaction { writes: vec![], name: None, request: Some(request) });
+        subject.step(Step::Commit);
+    }
+    let (writer, _) = subject.open.as_mut().unwrap();
+    let plan = writer.plan_checkpoint(2, 0).unwrap();
+    let identity = writer.reader().identity().clone();
+    identity.checkpoint(plan).unwrap();
+    let known: Vec<bool> =
+        (0..6).map(|request| writer.reader().request(&format!("request-{request}")).unwrap().is_some()).collect();
+    assert_eq!(known, [false, false, false, false, true, true]);
+}
