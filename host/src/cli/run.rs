@@ -73,6 +73,7 @@ fn serve(
     log::info!("ready on {address} at {}", json::head(&runtime.head()));
     supervisor.ready();
     runtime.confirm_trial().map_err(|problem| Fault::failed("cannot_confirm", problem))?;
+    threads.spawn(end_if_fatal(runtime.clone()));
     threads.spawn(tell_supervisor(supervisor, runtime.clone(), stop, config.execution.drain_ms_max));
     threads.block_on(gateway.serve(Listeners { applications, admin })).map_err(cannot("the sockets cannot be served"))
 }
@@ -100,6 +101,16 @@ async fn tell_supervisor(
     }
     supervisor.stopping();
     supervisor.extend_timeout(Duration::from_millis(drain_ms_max));
+}
+
+/// Ends the host as a signal would when it finds that it cannot go on; the stop then fails, and the exit code says so.
+async fn end_if_fatal(runtime: Arc<Runtime>) {
+    while runtime.fatal().is_none() {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    if let Err(error) = signal_hook::low_level::raise(SIGTERM) {
+        log::error!("the host cannot end itself: {error}");
+    }
 }
 
 /// Becomes true at the first SIGTERM or SIGINT; later ones change nothing.

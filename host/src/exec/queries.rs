@@ -108,7 +108,7 @@ impl QueryWorker {
             reader: &mut self.reader,
             plugins: &plugins,
             limits: &self.limits,
-            view: View::At(head.tid),
+            view: View::Snapshot(head.tid),
             read_only: true,
             next_object: 0,
             time_us: now_us(),

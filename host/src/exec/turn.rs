@@ -31,8 +31,8 @@ pub const NAME_BYTES_MAX: usize = 255;
 pub(super) enum View {
     /// The executor's: everything that was recorded, durable or not.
     Newest,
-    /// The state as of a durable transaction.
-    At(Tid),
+    /// The committed state whose head this was.
+    Snapshot(Tid),
 }
 
 /// What a turn works with. Kept from turn to turn for its memory.
@@ -356,7 +356,7 @@ impl<'a> Turn<'a> {
         }
         let version = match self.view {
             View::Newest => self.reader.newest(object),
-            View::At(at) => self.reader.at(object, at),
+            View::Snapshot(head) => self.reader.snapshot(object, head),
         };
         Ok(version.map_err(|error| storage(&error))?.and_then(|version| version.record.clone()))
     }
@@ -486,7 +486,7 @@ impl<'a> Turn<'a> {
             Some(object) => *object,
             None => match self.view {
                 View::Newest => self.reader.name(name),
-                View::At(_) => self.reader.durable_name(name),
+                View::Snapshot(_) => self.reader.durable_name(name),
             }
             .map_err(|error| storage(&error))?,
         };

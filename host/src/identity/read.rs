@@ -43,24 +43,34 @@ impl Reader {
         }
     }
 
-    /// An object's version as of transaction `at`, which has to be durable.
+    /// An object's version in a snapshot: as of `snapshot`, which was the head when the snapshot was taken.
     ///
     /// # Errors
     ///
     /// If the storage fails, or a row or record is damaged.
-    pub fn at(&mut self, object: ObjectId, at: Tid) -> Result<Option<Arc<Version>>, StorageError> {
-        let newest = match self.identity.objects.newest_at(&object, at) {
-            Some((_, version)) => return Ok(Some(version)),
-            None => self.table()?.object(object)?,
+    pub fn snapshot(&mut self, object: ObjectId, snapshot: Tid) -> Result<Option<Arc<Version>>, StorageError> {
+        // What is left of a batch in the overlay is the last version of each object, which is the one to see because a head
+        // is the end of a batch.
+        match self.identity.objects.newest_at(&object, snapshot) {
+            Some((_, version)) => Ok(Some(version)),
+            None => self.as_of(object, snapshot),
+        }
+    }
+
+    /// An object's version as of any durable transaction.
+    ///
+    /// # Errors
+    ///
+    /// If the storage fails, or a row or record is damaged.
+    pub fn as_of(&mut self, object: ObjectId, at: Tid) -> Result<Option<Arc<Version>>, StorageError> {
+        // Only from a durable version can the history be followed back.
+        let durable = match self.identity.objects.newest_at(&object, self.identity.head().tid) {
+            Some((_, version)) => Some(version),
+            None => self.table()?.object(object)?.map(Arc::new),
         };
-        match newest {
-            // Not in the table yet: all of its versions are newer than `at`, or it never was.
-            None => match self.identity.objects.newest(&object) {
-                Some((_, newest)) => self.past(object, &newest, at),
-                None => Ok(None),
-            },
-            Some(version) if version.tid <= at => Ok(Some(Arc::new(version))),
-            Some(version) => self.past(object, &version, at),
+        match durable {
+            Some(version) if version.tid > at => self.past(object, &version, at),
+            durable => Ok(durable),
         }
     }
 
@@ -176,7 +186,7 @@ impl Reader {
     /// If the storage fails, or a row or record is damaged.
     pub fn versions(&mut self, object: ObjectId, mut visit: impl FnMut(Tid) -> bool) -> Result<(), StorageError> {
         let head = self.identity.head().tid;
-        let Some(newest) = self.at(object, head)? else { return Ok(()) };
+        let Some(newest) = self.snapshot(object, head)? else { return Ok(()) };
         let view = self.identity.history.read()?;
         let mut tid = newest.tid;
         while visit(tid) {

@@ -164,10 +164,10 @@ impl Subject {
             let expected = |state: &State| state.0.get(&object).copied().flatten();
             let newest = content(writer.reader().newest(id).unwrap());
             assert_eq!(newest, expected(self.states.last().unwrap()), "object {object}, newest");
-            let durable = content(reader.at(id, Tid(self.durable as u64)).unwrap());
+            let durable = content(reader.snapshot(id, Tid(self.durable as u64)).unwrap());
             assert_eq!(durable, expected(&self.states[self.durable]), "object {object}, durable");
             let at = at % (self.durable + 1);
-            let past = content(reader.at(id, Tid(at as u64)).unwrap());
+            let past = content(reader.as_of(id, Tid(at as u64)).unwrap());
             assert_eq!(past, expected(&self.states[at]), "object {object} as of {at} of {}", self.durable);
         }
         for name in 0..4 {

@@ -223,13 +223,18 @@ impl Runtime {
         views::head(self.engine.identity().head())
     }
 
+    /// Why the host cannot go on and has to end, so that it can be started again; none if it can.
+    pub fn fatal(&self) -> Option<String> {
+        self.engine.vitals().fatal()
+    }
+
     /// Whether the host works.
     ///
     /// # Errors
     ///
-    /// Why it does not, for people. A host that says so does not recover; it has to be restarted.
+    /// Why it does not, for people. A host whose message takes too long may recover; any other has to be restarted.
     pub fn health(&self) -> Result<(), String> {
-        if let Some(fatal) = self.engine.vitals().fatal() {
+        if let Some(fatal) = self.fatal() {
             return Err(fatal);
         }
         let longest = self.engine.vitals().longest_call_ms();

@@ -41,7 +41,7 @@ pub(super) fn object(reader: &mut Reader, object: &ObjectRef, at: Option<action:
         None => newest,
     };
     let id = find(reader, object)?;
-    let version = reader.at(id, at).map_err(storage)?;
+    let version = reader.as_of(id, at).map_err(storage)?;
     let found = version.as_ref().and_then(|version| Some((version, version.record.as_ref()?)));
     let Some((version, record)) = found else {
         let message = match version {
@@ -85,7 +85,7 @@ pub(super) fn names(
     found.truncate(limit);
     let mut names = Vec::with_capacity(found.len());
     for (name, id) in found {
-        if let Some(record) = reader.at(id, head).map_err(storage)?.and_then(|version| version.record.clone()) {
+        if let Some(record) = reader.snapshot(id, head).map_err(storage)?.and_then(|version| version.record.clone()) {
             names.push((name, id, record.behavior.to_string()));
         }
     }
@@ -198,7 +198,7 @@ fn executed_by(
     let written = transaction.writes.iter().find(|write| write.object == target).and_then(|it| it.record.clone());
     let record = match written {
         Some(record) => Some(record),
-        None => reader.at(target, tid)?.and_then(|version| version.record.clone()),
+        None => reader.as_of(target, tid)?.and_then(|version| version.record.clone()),
     };
     // Behaviours are named `plugin.Type`.
     let plugin = record.and_then(|record| Some(record.behavior.split_once('.')?.0.to_owned()));
