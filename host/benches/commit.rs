@@ -33,8 +33,14 @@ use theseus_value::{ObjectId, Value};
 const OBJECTS: u64 = 100_000;
 const IN_FLIGHT: [u64; 5] = [1, 10, 100, 1_000, 10_000];
 
+/// The settings of a run, from the environment: `SECONDS_EACH`, and `IN_FLIGHT` for one number of commands under way only.
+fn setting(name: &str) -> Option<u64> {
+    env::var(name).ok()?.parse().ok()
+}
+
 fn main() {
-    let seconds: u64 = env::var("SECONDS_EACH").ok().and_then(|text| text.parse().ok()).unwrap_or(3);
+    let seconds = setting("SECONDS_EACH").unwrap_or(3);
+    let under_way = setting("IN_FLIGHT").map_or_else(|| IN_FLIGHT.to_vec(), |only| vec![only]);
     let zodb = zodb_baseline();
     let folder = tempfile::tempdir().expect("a temporary folder");
     let home = Home::new(folder.path().join("home"));
@@ -45,7 +51,7 @@ fn main() {
         let runtime = Runtime::open(&home, &config).expect("the host opens");
         ask(&runtime, Action::Swap { paths: vec![counter_plugin()] });
         make_objects(&runtime);
-        for in_flight in IN_FLIGHT {
+        for in_flight in under_way {
             measured.push(measure(&runtime, in_flight, Duration::from_secs(seconds)));
         }
         runtime.stop().expect("the host stops");

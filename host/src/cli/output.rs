@@ -156,11 +156,11 @@ pub(super) fn verification(report: &Json) -> String {
     let verdict = if report["whole"] == true { "whole" } else { "not whole: restore it from a backup" };
     _ = writeln!(
         out,
-        "{} transactions in {} records ({}), {} objects: {verdict}\nhead {} {}",
+        "{} transactions in {} records ({}), {} rows: {verdict}\nhead {} {}",
         report["transactions"],
         report["batches"],
         size(report["bytes"].as_u64().unwrap_or(0)),
-        report["objects"],
+        report["rows"],
         report["tid"],
         plain(&report["head"])
     );

@@ -140,6 +140,7 @@ impl Executor {
             match self.next() {
                 Next::Command(command) => self.perform(command),
                 Next::Nothing => {}
+                Next::Rest => self.checkpoint(),
                 Next::End => break,
             }
         }
@@ -183,6 +184,7 @@ impl Executor {
         };
         match self.queue.recv_timeout(patience) {
             Ok(command) => Next::Command(command),
+            Err(RecvTimeoutError::Timeout) if idle => Next::Rest,
             Err(RecvTimeoutError::Timeout) => Next::Nothing,
             Err(RecvTimeoutError::Disconnected) => Next::End,
         }
@@ -242,16 +244,21 @@ impl Executor {
             self.superseded.pop_front();
         }
         let (lag, most) = (self.writer.lag(), self.config.identity.tail_transactions_max);
-        let nothing_to_do = self.answers.is_empty() && self.queue.is_empty();
-        if lag > 0 && (lag >= most / 4 || nothing_to_do) && !self.writer.is_checkpointing() {
-            let requests_max = self.config.identity.request_ids_max as u64;
-            if let Some(plan) = self.writer.plan_checkpoint(requests_max, KEEP_OBJECTS) {
-                _ = self.plans.send(plan);
-            }
+        if lag >= most / 4 {
+            self.checkpoint();
         }
         if lag >= most {
             // The table cannot keep up: what it has not seen must stay bounded.
             std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Has the object table brought up to date, unless that is being done.
+    fn checkpoint(&mut self) {
+        let requests_max = self.config.identity.request_ids_max as u64;
+        if let Some(plan) = self.writer.plan_checkpoint(requests_max, KEEP_OBJECTS) {
+            // Fails only if the checkpointer is gone, and then the host is about to end.
+            _ = self.plans.send(plan);
         }
     }
 
@@ -541,8 +548,12 @@ struct Recording<'a> {
     outcome: Arc<Outcome>,
 }
 
+/// What the executor does next.
 enum Next {
     Command(Command),
+    /// Looks after the open batch.
     Nothing,
+    /// Nobody wanted anything for a while: time for the object table.
+    Rest,
     End,
 }

@@ -90,7 +90,7 @@ pub fn verification(report: &VerifyReport) -> Json {
         "batches": report.batches,
         "transactions": report.transactions,
         "bytes": report.bytes,
-        "objects": report.objects,
+        "rows": report.rows,
         "elapsed_ms": report.elapsed_ms,
         "whole": report.damage.is_empty(),
         "damage": report.damage.iter().map(|damage| json!({ "place": damage.place, "problem": damage.problem }))
@@ -356,7 +356,7 @@ mod tests {
             batches: 1,
             transactions: 2,
             bytes: 3,
-            objects: 4,
+            rows: 4,
             elapsed_ms: 5,
             damage: vec![],
         };

@@ -235,11 +235,6 @@ impl Writer {
         identity.head().tid.0 - identity.reached().0
     }
 
-    /// Whether a checkpoint is under way.
-    pub fn is_checkpointing(&self) -> bool {
-        self.reader.identity().checkpointing.load(Ordering::Acquire)
-    }
-
     /// What a checkpoint now has to do; none if one is under way or there is nothing to do.
     ///
     /// Whoever takes the plan has to carry it out with [`Identity::checkpoint`].

@@ -275,11 +275,12 @@ pub mod codes {
 pub struct VerifyReport {
     pub identity: String,
     pub head: Head,
-    /// Records, transactions and bytes of history that were walked, and object rows compared with them.
+    /// Records, transactions and bytes of history that were walked.
     pub batches: u64,
     pub transactions: u64,
     pub bytes: u64,
-    pub objects: u64,
+    /// Rows of the object table (objects, deleted ones too, and names) that were compared with it.
+    pub rows: u64,
     pub elapsed_ms: u64,
     /// Empty if the identity is whole.
     pub damage: Vec<Damage>,

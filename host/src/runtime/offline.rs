@@ -76,6 +76,9 @@ pub fn perform(home: &Home, action: Action) -> Result<Answer, ActionError> {
 /// The plugins that the next host will load, as far as their files say.
 fn plugins(home: &Home, generations: &[(String, [u8; 32])]) -> Vec<PluginView> {
     let store = Store::open(&home.plugin_store()).ok();
+    let mut generations = generations.to_vec();
+    // The history has them in the order of its encoding; a running host lists them by name.
+    generations.sort();
     generations
         .iter()
         .map(|(name, digest)| {
@@ -109,7 +112,7 @@ pub fn verify(home: &Home, progress: &mut dyn FnMut(u64, u64)) -> Result<VerifyR
         batches: found.batches,
         transactions: found.transactions,
         bytes: found.bytes,
-        objects: found.rows,
+        rows: found.rows,
         elapsed_ms: started.elapsed().as_millis() as u64,
         damage: found.damage.into_iter().map(|it| Damage { place: it.place, problem: it.problem }).collect(),
     })
