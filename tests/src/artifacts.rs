@@ -60,6 +60,11 @@ pub fn troublemaker() -> PathBuf {
     fixtures::build("tests/fixtures/troublemaker/Cargo.toml", "troublemaker")
 }
 
+/// Version 2 of the counter with another name for its slot.
+pub fn renamed_counter() -> PathBuf {
+    fixtures::build("tests/fixtures/renamed-counter/Cargo.toml", "renamed-counter")
+}
+
 /// A copy of a program that does the same and is another file: what stands behind the last section is never loaded.
 pub fn altered_copy(program: &Path, to: &Path, mark: &str) {
     std::fs::copy(program, to).unwrap();

@@ -13,6 +13,9 @@ use rustix::process::{Pid, kill_process};
 
 use crate::until_some;
 
+/// How much of a log is shown when a test fails.
+const LOG_LINES_SHOWN: usize = 40;
+
 /// A child process whose output goes to a file. It is killed when the value goes, and if that is because the test failed, the
 /// log is shown.
 #[derive(Debug)]
@@ -85,7 +88,10 @@ impl Drop for Process {
     fn drop(&mut self) {
         self.kill();
         if thread::panicking() {
-            eprintln!("--- {}\n{}", self.log.display(), self.log());
+            let log = self.log();
+            let lines: Vec<&str> = log.lines().collect();
+            let shown = &lines[lines.len().saturating_sub(LOG_LINES_SHOWN)..];
+            eprintln!("--- the end of {}\n{}", self.log.display(), shown.join("\n"));
         }
     }
 }

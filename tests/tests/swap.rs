@@ -5,18 +5,19 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    process::Command,
     thread,
     time::Duration,
 };
 
-use theseus_tests::{Client, Home, Host, Json, artifacts, fixtures, home::Output, json, load::Load, process, until};
+use theseus_tests::{Client, Home, Host, Json, artifacts, fixtures, home::document, json, load::Load, process, until};
 
 /// A running host with the counter, an object `visits` of it, and a client.
 fn counting() -> (Home, Host, Client) {
     counting_with(|_| {})
 }
 
-fn counting_with(prepare: impl FnOnce(&mut std::process::Command)) -> (Home, Host, Client) {
+fn counting_with(prepare: impl FnOnce(&mut Command)) -> (Home, Host, Client) {
     let home = Home::new();
     let host = Host::start_with(&home, prepare);
     home.swap(&[&artifacts::plugin("counter")]);
@@ -50,11 +51,8 @@ fn a_swap_under_load_loses_and_repeats_nothing() {
     let (home, host, mut client) = counting();
     let load = Load::start(host.address(), "visits", 6);
     thread::sleep(Duration::from_millis(300));
-    let versions = [artifacts::plugin("counter-v2"), artifacts::plugin("counter")];
-    let mut pauses = Vec::new();
-    // There and, because nothing was made that version 1 could not read but through `to_v1`, not back: that is refused.
-    let swapped = home.swap(&[&versions[0]]);
-    pauses.push(swapped["pause_us"].as_u64().unwrap());
+    let [old, new] = ["counter", "counter-v2"].map(artifacts::plugin);
+    let swapped = home.swap(&[&new]);
     thread::sleep(Duration::from_millis(300));
     let report = load.finish();
     assert_eq!((report.refused, report.broken), (0, 0), "no connection suffers");
@@ -66,7 +64,7 @@ fn a_swap_under_load_loses_and_repeats_nothing() {
     let history = home.lines(&["history"]);
     let at = history.iter().position(|line| line["tid"] == swapped["tid"]).unwrap();
     assert_eq!(history[at]["method"], "theseus.swap");
-    let (v2, v1) = (digest(&versions[0]), digest(&versions[1]));
+    let (v1, v2) = (digest(&old), digest(&new));
     assert_eq!(history[at]["arguments"]["plugins"]["counter"], json!({ "from": v1, "to": v2, "version": "2.0.0" }));
     for (lines, digest) in [(&history[..at], &v1), (&history[at + 1..], &v2)] {
         let increments: Vec<_> = lines.iter().filter(|line| line["method"] == "increment").collect();
@@ -102,17 +100,63 @@ fn objects_migrate_when_they_are_touched() {
     assert_eq!(schema(&mut client, "visits"), 1, "and leaves no trace");
     assert_eq!(client.call("visits", "increment", &json!([])), 11, "the new method works on the old object");
     assert_eq!(schema(&mut client, "visits"), 2);
-    assert_eq!(client.get("/v1/objects/visits").ok()["slots"], json!({ "count": 11, "step": 1 }));
+    assert_eq!(client.call("visits", "set_step", &json!([3])), 1);
+    assert_eq!(client.get("/v1/objects/visits").ok()["slots"], json!({ "count": 11, "step": 3 }));
     let past = client.get(&format!("/v1/objects/visits?at={tid}")).ok();
     assert_eq!((&past["schema"], &past["slots"]), (&json!(1), &json!({ "count": 10 })), "the past stays what it was");
     assert_eq!(schema(&mut client, "others"), 1);
-    assert_eq!(client.call("child", "increment", &json!({ "by": 2 })), 13, "a derived object sees its migrated parent");
+    assert_eq!(client.call("child", "increment", &json!({ "by": 3 })), 14, "a derived object sees its migrated parent");
     host.stop();
     home.verify();
     let host = Host::start(&home);
     assert_eq!(host.client().call("others", "increment", &json!([])), 1, "also after a restart");
     host.stop();
     home.verify();
+}
+
+#[test]
+fn a_derived_object_migrates_alike_before_and_after_its_parent() {
+    for parent_first in [true, false] {
+        let (home, host, mut client) = counting();
+        client.call("visits", "increment", &json!([10]));
+        client.post("/v1/objects", &json!({ "derive": "visits", "name": "child" })).ok();
+        home.swap(&[&artifacts::plugin("counter-v2")]);
+        if !parent_first {
+            assert_eq!(client.call("child", "increment", &json!([])), 11);
+        }
+        client.call("visits", "set_step", &json!([5]));
+        let expected = if parent_first { (15, 15) } else { (16, 16) };
+        assert_eq!(client.call("child", "increment", &json!([])), expected.0, "parent first: {parent_first}");
+        let slots = client.get("/v1/objects/child").ok()["slots"].clone();
+        assert_eq!(slots, json!({ "count": expected.1 }), "it has its own of what it wrote, and nothing else");
+        host.stop();
+        home.verify();
+    }
+}
+
+#[test]
+fn a_slot_with_a_new_name_is_inherited_whoever_migrates_first() {
+    for first in ["visits", "child", "grandchild"] {
+        let (home, host, mut client) = counting();
+        client.call("visits", "increment", &json!([10]));
+        for (child, parent) in [("child", "visits"), ("grandchild", "child")] {
+            client.post("/v1/objects", &json!({ "derive": parent, "name": child })).ok();
+        }
+        home.swap(&[&artifacts::renamed_counter()]);
+        assert_eq!(client.call(first, "increment", &json!([1])), 11, "{first}");
+        for object in ["visits", "child", "grandchild"] {
+            let sees = if object >= first && first == "visits" || first == object { 11 } else { 10 };
+            let sees = if first == "child" && object == "grandchild" { 11 } else { sees };
+            assert_eq!(client.call(object, "count", &json!([])), sees, "{object} after {first}");
+        }
+        // And when all have been written.
+        for object in ["grandchild", "child", "visits"] {
+            let count = client.call(object, "count", &json!([])).as_i64().unwrap();
+            assert_eq!(client.call(object, "increment", &json!([100])), count + 100, "{object} after {first}");
+        }
+        host.stop();
+        home.verify();
+    }
 }
 
 #[test]
@@ -162,8 +206,9 @@ fn several_plugins_are_swapped_together_or_not_at_all() {
     home.cli(&[&["swap"], &files[..]].concat()).failed(4);
     assert_eq!(client.tid(), before);
     assert_eq!(plugins(&home).0.len(), 1);
-    let twice = [&v2, &artifacts::plugin("counter")].map(|file| file.to_str().unwrap());
-    let message = home.cli(&[&["swap"], &twice[..]].concat()).failed(4);
+    let v1 = home.beside("first.so");
+    artifacts::altered_copy(&artifacts::plugin("counter"), &v1, "another file");
+    let message = home.cli(&["swap", v2.to_str().unwrap(), v1.to_str().unwrap()]).failed(4);
     assert!(message.contains("offered twice"), "{message}");
     home.swap(&[&v2, &ledger]);
     assert_eq!(client.tid(), before + 1, "one transaction for the set");
@@ -227,20 +272,17 @@ fn refused(home: &Home, host: &Host, file: &Path, code: &str, says: &str) {
     let file = file.to_str().unwrap();
     let plan = home.cli(&["plan", file, "--json"]);
     assert_eq!(plan.code, 4, "the plan says so before: {plan:?}");
-    assert_eq!(serde_json_kind(&plan), "refused");
+    assert_eq!(document(&plan.stdout)["kind"], "refused");
     let message = home.cli(&["swap", file]).failed(4);
     assert!(message.starts_with(&format!("theseus: {code}: ")), "{message}");
     assert!(message.contains(says), "{message}");
     assert_eq!(look(), before, "nothing has changed");
 }
 
-fn serde_json_kind(plan: &Output) -> String {
-    theseus_tests::home::document(&plan.stdout)["kind"].as_str().unwrap().to_owned()
-}
-
 #[test]
 fn files_that_are_no_plugins_are_refused_by_their_look() {
-    let trace = tempfile::NamedTempFile::new().unwrap().path().to_owned();
+    let folder = tempfile::tempdir().unwrap();
+    let trace = folder.path().join("trace");
     let (home, host, mut client) = counting_with(|command| _ = command.env("THESEUS_FIXTURE_TOUCH", &trace));
     let place = |name: &str| home.beside(name);
     let good = fs::read(artifacts::plugin("counter-v2")).unwrap();
@@ -271,10 +313,11 @@ fn files_that_are_no_plugins_are_refused_by_their_look() {
     refused(&home, &host, &file, "plugin_refused", "panic=");
     refused(&home, &host, &artifacts::theseus(), "plugin_refused", "");
     refused(&home, &host, &fixtures::noteless(), "plugin_refused", "not a Theseus plugin");
-    refused(&home, &host, home.path(), "plugin_refused", "");
+    home.cli(&["plan", home.path().to_str().unwrap()]).failed(4);
+    home.cli(&["swap", home.path().to_str().unwrap()]).failed(4);
     refused(&home, &host, &place("nothing.so"), "plugin_refused", "nothing.so");
 
-    let touch = fixtures::touch(tempfile::Builder::new().tempdir_in(home.beside("")).unwrap().keep().as_path());
+    let touch = fixtures::touch(&home.beside(""));
     refused(&home, &host, &touch, "plugin_refused", "not a Theseus plugin");
     assert!(!trace.exists(), "its initialiser has run");
     prove_that_the_trace_works(&touch, &trace);
@@ -286,9 +329,8 @@ fn files_that_are_no_plugins_are_refused_by_their_look() {
 
 /// A refusal proves nothing if the library would leave no trace when it is loaded.
 fn prove_that_the_trace_works(library: &Path, trace: &Path) {
-    let status = std::process::Command::new("true").env("LD_PRELOAD", library).env("THESEUS_FIXTURE_TOUCH", trace);
-    let mut command = status;
-    assert!(command.status().unwrap().success());
+    let mut loads = Command::new("true");
+    assert!(loads.env("LD_PRELOAD", library).env("THESEUS_FIXTURE_TOUCH", trace).status().unwrap().success());
     assert!(trace.exists(), "the library leaves no trace when it is loaded");
     fs::remove_file(trace).unwrap();
 }

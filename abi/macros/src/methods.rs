@@ -384,7 +384,7 @@ fn migrate(parts: &Parts) -> TokenStream {
         quote! {
             (#version, own) if own == <Self as ::theseus_plugin::__private::Slots>::SCHEMA => {
                 let object: Self = #object;
-                ::theseus_plugin::__private::save_migrated(&object, slots, out)
+                ::theseus_plugin::__private::save_migrated(&object, out)
             }
         }
     });

@@ -121,17 +121,9 @@ pub fn write_old<T: Serialize>(old: &T, out: &mut RVec<u8>) -> Result<(), Error>
     }
 }
 
-/// Writes the slots of an object that was read from another version.
-///
-/// A slot that the older object did not have and that has the default's value is left out. It makes no difference to an
-/// ordinary object; one that was derived and has only some slots of its own goes on to look up the others along its parents.
-pub fn save_migrated<S: Slots>(object: &S, old: &[u8], out: &mut RVec<u8>) -> Result<(), Error> {
-    let old = MapView::new(old)?;
-    let mut skip = Vec::with_capacity(S::NAMES.len());
-    for name in S::NAMES {
-        skip.push(if old.get(name)?.is_some() { Skip::Never } else { Skip::IfDefault });
-    }
-    object.save(&skip, out)?;
+/// Writes all slots of an object that was read from another version.
+pub fn save_migrated<S: Slots>(object: &S, out: &mut RVec<u8>) -> Result<(), Error> {
+    object.save(&vec![Skip::Never; S::NAMES.len()], out)?;
     Ok(())
 }
 

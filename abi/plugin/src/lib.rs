@@ -128,3 +128,13 @@ pub mod __private {
         note::Note,
     };
 }
+
+/// The examples in the documents, compiled with the tests.
+#[cfg(doctest)]
+mod documents {
+    #[doc = include_str!("../../../README.md")]
+    mod readme {}
+
+    #[doc = include_str!("../../../docs/plugin-guide.md")]
+    mod plugin_guide {}
+}

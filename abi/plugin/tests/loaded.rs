@@ -257,10 +257,12 @@ fn slots_migrate_forth_and_back() {
     let v2 = Value::Map(map([("level", 5.into()), ("top", 50.into())]));
     let v3 = migrate(table, 2, 3, &v2).unwrap();
     let limit = map([("top", 50.into()), ("unit", "l".into())]);
-    assert_eq!(v3, Value::Map(map([("level", 5.into()), ("limit", limit.into())])));
+    let v3_slots = v3.as_map().unwrap();
+    assert_eq!((v3_slots.get("level"), v3_slots.get("limit")), (Some(&5.into()), Some(&limit.into())));
     assert_eq!(migrate(table, 3, 2, &v3), Ok(v2));
-    // An object that was derived has few slots of its own, and gets no others.
-    assert_eq!(migrate(table, 1, 3, &Value::Map(Map::new())), Ok(Value::Map(Map::new())));
+    // Slots that the older object did not have are there, too.
+    let Ok(Value::Map(filled)) = migrate(table, 1, 3, &Value::Map(Map::new())) else { panic!("a map of slots") };
+    assert_eq!(filled.len(), v3_slots.len());
 
     let failed = |from, to, slots: Map| migrate(table, from, to, &Value::Map(slots)).unwrap_err();
     let failure = failed(2, 3, map([("level", 5.into()), ("top", (-1).into())]));

@@ -264,6 +264,8 @@ impl Executor {
 
     fn perform(&mut self, command: Command) {
         let Command { doing, request_id, reply } = command;
+        // Also if it cannot be recorded any more.
+        self.stopping |= matches!(doing, Doing::Note { what: STOP, .. });
         if let Some(message) = self.vitals.fatal() {
             return reply(Err(Refusal::StorageFailed { message }));
         }
@@ -299,7 +301,6 @@ impl Executor {
             }
             Doing::Install { generations, admit, note } => self.install(&generations, admit, &note),
             Doing::Note { what, note } => {
-                self.stopping |= what == STOP;
                 let (time_us, seed) = (now_us(), 0);
                 let outcome = Arc::new(Outcome::Done([].into()));
                 self.record(Recording {

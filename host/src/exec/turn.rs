@@ -42,7 +42,6 @@ pub(super) struct Scratch {
     names: BTreeMap<Arc<str>, Option<ObjectId>>,
     undo: Vec<Undo>,
     busy: Vec<(ObjectId, bool)>,
-    migrating: Vec<ObjectId>,
     buffers: Vec<CallBuffers>,
     slots: Vec<Vec<u8>>,
 }
@@ -85,7 +84,6 @@ impl Scratch {
         self.names.clear();
         self.undo.clear();
         self.busy.clear();
-        self.migrating.clear();
     }
 
     /// Takes what the turn changed: objects in the order of their ids, names in theirs.
@@ -121,10 +119,11 @@ impl<'a> Turn<'a> {
         method: &str,
         arguments: &[u8],
     ) -> Result<CallBuffers, Failure> {
-        let mark = self.scratch.undo.len();
+        let (mark, upgrade) = (self.scratch.undo.len(), self.upgrade.clone());
         let result = self.execute(receiver, method, arguments);
         if result.is_err() {
             self.undo_to(mark);
+            self.upgrade = upgrade;
         }
         result
     }
@@ -362,17 +361,20 @@ impl<'a> Turn<'a> {
     }
 
     fn write(&mut self, object: ObjectId, record: Option<Arc<ObjectRecord>>) -> Result<(), Failure> {
-        self.written_bytes += record.as_ref().map_or(0, |record| record.slots.len());
-        if self.written_bytes > self.limits.write_bytes_per_transaction_max {
-            let message = format!("a transaction may write {} bytes", self.limits.write_bytes_per_transaction_max);
-            return Err(Failure::new(FailureCode::LIMIT_EXCEEDED, message));
+        let limit =
+            |what: String| Err(Failure::new(FailureCode::LIMIT_EXCEEDED, format!("a transaction may write {what}")));
+        let bytes = self.written_bytes + record.as_ref().map_or(0, |record| record.slots.len());
+        let (bytes_max, objects_max) =
+            (self.limits.write_bytes_per_transaction_max, self.limits.objects_per_transaction_max);
+        if bytes > bytes_max {
+            return limit(format!("{bytes_max} bytes"));
         }
+        if self.scratch.writes.len() >= objects_max && !self.scratch.writes.contains_key(&object) {
+            return limit(format!("{objects_max} objects"));
+        }
+        self.written_bytes = bytes;
         let before = self.scratch.writes.insert(object, record);
         self.scratch.undo.push(Undo::Object(object, before));
-        if self.scratch.writes.len() > self.limits.objects_per_transaction_max {
-            let message = format!("a transaction may write {} objects", self.limits.objects_per_transaction_max);
-            return Err(Failure::new(FailureCode::LIMIT_EXCEEDED, message));
-        }
         Ok(())
     }
 
@@ -391,8 +393,8 @@ impl<'a> Turn<'a> {
     /// Brings an object into the schema of the behaviour in force: in the write set, so that it is stored with what the
     /// transaction makes of it, and forgotten after a query.
     ///
-    /// A behaviour sees the slots that the object has or inherits; so it migrates the whole of them. What comes out equal to
-    /// what the (migrated) parents have stays inherited.
+    /// A behaviour sees the slots that an object has or inherits, so an object with parents migrates the whole of them. What
+    /// comes out as it does for an object that only inherits stays inherited.
     fn migrate(
         &mut self,
         object: ObjectId,
@@ -401,47 +403,48 @@ impl<'a> Turn<'a> {
     ) -> Result<Arc<ObjectRecord>, Failure> {
         let (from, to) = (record.schema, behavior.schema());
         if !behavior.reads().contains(&from) {
-            let message = format!(
-                "object {object} has slots of {} version {from}, the plugin in force reads version {to}{}: \
-                 swap in a plugin that reads version {from}",
-                record.behavior,
-                behavior.reads().iter().map(|version| format!(", {version}")).collect::<String>()
-            );
-            return Err(Failure::new(FailureCode::NO_MIGRATION, message));
+            return Err(no_migration(object, &record, behavior));
         }
-        if self.scratch.migrating.contains(&object) {
-            // A cycle of parents: who comes back here inherits from the object as it is stored.
-            return Ok(record);
-        }
-        let mut old = record.slots.to_vec();
-        if !record.parents.is_empty() {
-            old = self.stored_slots(object, &record)?;
-        }
-        let mut new = RVec::new();
         self.entered = true;
-        behavior.migrate(from, to, &old, &mut new)?;
+        let mut new = RVec::new();
         let slots: Box<[u8]> = if record.parents.is_empty() {
+            behavior.migrate(from, to, &record.slots, &mut new)?;
             new.as_slice().into()
         } else {
-            self.scratch.migrating.push(object);
-            let kept = self.own_slots(object, &record, &new);
-            self.scratch.migrating.pop();
-            kept?
+            let fail = |error| encoding(object, &error);
+            let inherited = self.inherited_in_schema(object, &record)?;
+            let mut all = Vec::new();
+            merge_maps(&inherited, &record.slots, &mut all).map_err(fail)?;
+            behavior.migrate(from, to, &all, &mut new)?;
+            let mut only_inherited = RVec::new();
+            // Parents of another behaviour need not have what this one could migrate; then nothing stays inherited.
+            let nothing = behavior.migrate(from, to, &inherited, &mut only_inherited).is_err();
+            let only_inherited = if nothing { EMPTY_MAP } else { &only_inherited };
+            own_slots(&record.slots, &new, only_inherited).map_err(fail)?
         };
         let migrated = Arc::new(ObjectRecord { schema: to, slots, ..(*record).clone() });
         self.write(object, Some(migrated.clone()))?;
         Ok(migrated)
     }
 
-    /// All slots that an object has or inherits, as they are stored.
-    fn stored_slots(&mut self, object: ObjectId, record: &ObjectRecord) -> Result<Vec<u8>, Failure> {
-        let mut all = record.slots.to_vec();
+    /// All slots that an object inherits, from parents of its behaviour as they were in its schema: a parent may have
+    /// migrated before it.
+    fn inherited_in_schema(&mut self, object: ObjectId, record: &ObjectRecord) -> Result<Vec<u8>, Failure> {
+        let mut all = EMPTY_MAP.to_vec();
         let mut seen: FxHashSet<ObjectId> = [object].into_iter().collect();
         let mut level = record.parents.to_vec();
         while !level.is_empty() {
             let mut next = Vec::new();
             for parent in level {
-                if let Some(parent) = seen.insert(parent).then(|| self.peek(parent)).transpose()?.flatten() {
+                if !seen.insert(parent) {
+                    continue;
+                }
+                let mut stored = self.peek(parent)?;
+                if stored.as_ref().is_some_and(|it| it.behavior == record.behavior && it.schema != record.schema) {
+                    let before = self.reader.last_in_schema(parent, record.schema).map_err(|error| storage(&error))?;
+                    stored = before.or(stored);
+                }
+                if let Some(parent) = stored {
                     let mut merged = Vec::new();
                     merge_maps(&parent.slots, &all, &mut merged).map_err(|error| encoding(object, &error))?;
                     all = merged;
@@ -451,31 +454,6 @@ impl<'a> Turn<'a> {
             level = next;
         }
         Ok(all)
-    }
-
-    /// Those of an object's migrated slots that it has to have itself.
-    fn own_slots(&mut self, object: ObjectId, record: &ObjectRecord, new: &[u8]) -> Result<Box<[u8]>, Failure> {
-        let fail = |error| encoding(object, &error);
-        let view = MapView::new(new).map_err(fail)?;
-        let before = MapView::new(&record.slots).map_err(fail)?;
-        let entries: Vec<(&str, &[u8])> = view.iter().collect::<Result<_, _>>().map_err(fail)?;
-        let names: Vec<&str> = entries.iter().map(|(name, _)| *name).collect();
-        let inherited = self.inherit(object, record, &names)?;
-        let mut kept = Vec::new();
-        for (name, value) in entries {
-            let same = inherited.get(name).is_some_and(|inherited| **inherited == *value);
-            if !same || before.get(name).map_err(fail)?.is_some() {
-                kept.push((name, value));
-            }
-        }
-        let mut out = Vec::new();
-        let mut writer = Writer::new(&mut out);
-        writer.map(kept.len());
-        for (name, value) in kept {
-            writer.text(name);
-            writer.raw(value);
-        }
-        Ok(out.into())
     }
 
     // --- Names --------------------------------------------------------------------------------------------------------
@@ -620,6 +598,39 @@ fn check_name(name: &str) -> Result<(), Failure> {
         return Ok(());
     };
     Err(Failure::new(FailureCode::BAD_ARGUMENTS, format!("`{}` cannot be a name: {problem}", name.escape_debug())))
+}
+
+/// Those of an object's migrated slots that it has to have itself: which it had itself, or which came out otherwise than for
+/// an object that inherits everything.
+fn own_slots(before: &[u8], new: &[u8], only_inherited: &[u8]) -> Result<Box<[u8]>, theseus_value::DecodeError> {
+    let (before, only_inherited) = (MapView::new(before)?, MapView::new(only_inherited)?);
+    let mut own = Vec::new();
+    for entry in MapView::new(new)?.iter() {
+        let (name, value) = entry?;
+        if before.get(name)?.is_some() || only_inherited.get(name)? != Some(value) {
+            own.push((name, value));
+        }
+    }
+    let mut out = Vec::new();
+    let mut writer = Writer::new(&mut out);
+    writer.map(own.len());
+    for (name, value) in own {
+        writer.text(name);
+        writer.raw(value);
+    }
+    Ok(out.into())
+}
+
+fn no_migration(object: ObjectId, record: &ObjectRecord, behavior: &Behavior) -> Failure {
+    let from = record.schema;
+    let message = format!(
+        "object {object} has slots of {} version {from}, the plugin in force reads version {}{}: swap in a plugin that reads \
+         version {from}",
+        record.behavior,
+        behavior.schema(),
+        behavior.reads().iter().map(|version| format!(", {version}")).collect::<String>()
+    );
+    Failure::new(FailureCode::NO_MIGRATION, message)
 }
 
 fn not_understood(receiver: ObjectId, record: &ObjectRecord, own: Option<&Behavior>, method: &str) -> Failure {

@@ -52,6 +52,15 @@ impl<K: Hash + Eq + Clone, V: Clone> Overlay<K, V> {
         self.read(key, |versions| versions.iter().rev().find(|(tid, _)| *tid <= at).cloned())
     }
 
+    /// The newest version that fits.
+    pub(super) fn newest_where<Q>(&self, key: &Q, fits: impl Fn(&V) -> bool) -> Option<V>
+    where
+        K: Borrow<Q>,
+        Q: Hash + Eq + ?Sized,
+    {
+        self.read(key, |versions| versions.iter().rev().map(|(_, value)| value).find(|value| fits(value)).cloned())
+    }
+
     /// Adds a version. Versions that `batch_first` or a later transaction made are replaced, because no snapshot can lie
     /// within a batch; of those up to `durable` only the newest is kept.
     pub(super) fn put(&self, key: K, tid: Tid, value: V, batch_first: Tid, durable: Tid) {

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use theseus_value::ObjectId;
 
-use super::{Identity, Outcome, Remembered, StorageError, Tid, Version, history::HistoryView, table::TableView};
+use super::{
+    Identity, ObjectRecord, Outcome, Remembered, StorageError, Tid, Version, history::HistoryView, table::TableView,
+};
 
 /// One thread's way to read an identity.
 ///
@@ -63,14 +65,39 @@ impl Reader {
     ///
     /// If the storage fails, or a row or record is damaged.
     pub fn as_of(&mut self, object: ObjectId, at: Tid) -> Result<Option<Arc<Version>>, StorageError> {
-        // Only from a durable version can the history be followed back.
-        let durable = match self.identity.objects.newest_at(&object, self.identity.head().tid) {
-            Some((_, version)) => Some(version),
-            None => self.table()?.object(object)?.map(Arc::new),
-        };
-        match durable {
+        match self.durable(object)? {
             Some(version) if version.tid > at => self.past(object, &version, at),
             durable => Ok(durable),
+        }
+    }
+
+    /// What an object last was in a schema version, durable or not; none if it never was, or was deleted since.
+    ///
+    /// # Errors
+    ///
+    /// If the storage fails, or a row or record is damaged.
+    pub fn last_in_schema(&mut self, object: ObjectId, schema: u32) -> Result<Option<Arc<ObjectRecord>>, StorageError> {
+        let fits = |record: &ObjectRecord| record.schema == schema;
+        let found = self.identity.objects.newest_where(&object, |version| version.record.as_deref().is_some_and(fits));
+        if let Some(version) = found {
+            return Ok(version.record.clone());
+        }
+        let Some(durable) = self.durable(object)? else { return Ok(None) };
+        let view = self.identity.history.read()?;
+        let (mut record, mut previous) = (durable.record.clone(), durable.previous);
+        while record.as_deref().is_some_and(|record| !fits(record)) {
+            let Some(tid) = previous.exists() else { return Ok(None) };
+            let write = written(&view, object, tid)?;
+            (record, previous) = (write.record, write.previous);
+        }
+        Ok(record)
+    }
+
+    /// The newest durable version: the only one from which the history can be followed back.
+    fn durable(&mut self, object: ObjectId) -> Result<Option<Arc<Version>>, StorageError> {
+        match self.identity.objects.newest_at(&object, self.identity.head().tid) {
+            Some((_, version)) => Ok(Some(version)),
+            None => Ok(self.table()?.object(object)?.map(Arc::new)),
         }
     }
 

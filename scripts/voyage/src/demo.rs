@@ -4,7 +4,10 @@
 use std::{
     net::{SocketAddr, TcpListener},
     path::PathBuf,
-    sync::{Arc, atomic::Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -14,7 +17,7 @@ use serde_json::Value;
 use crate::{
     account::{Account, Event, FLIGHT_IDS, compare_figures, number, read_history},
     api::{ApiError, Host},
-    feed::{self, Feed, FeedError, FeedReport, Position},
+    feed::{self, Feed, FeedError, FeedReport},
     flights::{self, FiguresError, FileError},
     load::{self, Load, LoadReport, Running},
     measure::Latencies,
@@ -120,7 +123,8 @@ struct Stage<'a> {
     log: PathBuf,
     to: SocketAddr,
     start: Instant,
-    position: Arc<Position>,
+    /// Flights that are in.
+    flights: Arc<AtomicU64>,
     flights_total: u64,
     progress: Progress,
     events: Vec<(Event, Instant, Instant)>,
@@ -177,7 +181,7 @@ fn set_stage(demo: &Demo, flights_total: u64) -> Result<Stage<'_>, DemoError> {
         log,
         to,
         start: Instant::now(),
-        position: Arc::default(),
+        flights: Arc::default(),
         flights_total,
         progress: Progress::new("flights", flights_total),
         events: Vec::new(),
@@ -214,8 +218,8 @@ fn start_feed(stage: &Stage<'_>) -> thread::JoinHandle<Result<FeedReport, FeedEr
         rate_max: Some(u32::try_from(rate).unwrap_or(u32::MAX)),
         patience: PATIENCE,
     };
-    let position = Arc::clone(&stage.position);
-    thread::spawn(move || feed::run(&feed, &position, &mut |_| {}))
+    let flights = Arc::clone(&stage.flights);
+    thread::spawn(move || feed::run(&feed, &mut |now| flights.store(now, Ordering::Relaxed)))
 }
 
 /// A list of texts, borrowed as the command line takes them.
@@ -236,7 +240,7 @@ impl Stage<'_> {
     ) -> Result<(), DemoError> {
         let goal = (self.flights_total as f64 * part) as u64;
         while !feed.is_finished() {
-            let flights = self.position.flights.load(Ordering::Relaxed);
+            let flights = self.flights.load(Ordering::Relaxed);
             self.progress.set(flights);
             if part < 1.0 && flights >= goal {
                 break;
@@ -296,11 +300,11 @@ impl Stage<'_> {
     ) -> Result<(), DemoError> {
         self.progress.note(&format!("{:>6.1} s  {what} ...", self.start.elapsed().as_secs_f64()));
         let from = Instant::now();
-        let flights_before = self.position.flights.load(Ordering::Relaxed);
+        let flights_before = self.flights.load(Ordering::Relaxed);
         let note = work(self)?;
         let to = Instant::now();
         thread::sleep(AFTERMATH);
-        let flights_after = self.position.flights.load(Ordering::Relaxed);
+        let flights_after = self.flights.load(Ordering::Relaxed);
         self.progress.note(&format!("{:>6.1} s  {what}: {note}", self.start.elapsed().as_secs_f64()));
         let event = Event {
             what: what.to_owned(),
@@ -331,7 +335,7 @@ impl Stage<'_> {
                 return Ok(status);
             }
             self.check_watchdog()?;
-            self.progress.set(self.position.flights.load(Ordering::Relaxed));
+            self.progress.set(self.flights.load(Ordering::Relaxed));
             thread::sleep(Duration::from_millis(20));
         }
         Err(DemoError::TooSlow { what: what.to_owned(), waited_s: READY_WAIT.as_secs(), log: self.log.clone() })

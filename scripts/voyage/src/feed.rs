@@ -8,10 +8,7 @@ use std::{
     fs, io,
     net::SocketAddr,
     path::{Path, PathBuf},
-    sync::{
-        atomic::{AtomicBool, AtomicU64, Ordering},
-        mpsc,
-    },
+    sync::mpsc,
     thread,
     time::{Duration, Instant},
 };
@@ -47,15 +44,6 @@ pub struct Feed {
     pub rate_max: Option<u32>,
     /// How long one batch is tried.
     pub patience: Duration,
-}
-
-/// How far a feed has come, for those who watch it.
-#[derive(Debug, Default)]
-pub struct Position {
-    /// The flights that were answered, those of earlier runs included.
-    pub flights: AtomicU64,
-    /// Set by a watcher to end the feed after the batch under way.
-    pub stop: AtomicBool,
 }
 
 /// What a feed did.
@@ -128,12 +116,12 @@ struct Prepared {
     first_line: u64,
 }
 
-/// Feeds a file; `watch` is told after each batch how many flights are in. See the module's documentation.
+/// Feeds a file; `watch` is told after each batch how many flights are in, those of earlier runs included.
 ///
 /// # Panics
 ///
 /// If `lines_per_request` is out of its range.
-pub fn run(feed: &Feed, position: &Position, watch: &mut dyn FnMut(u64)) -> Result<FeedReport, FeedError> {
+pub fn run(feed: &Feed, watch: &mut dyn FnMut(u64)) -> Result<FeedReport, FeedError> {
     assert!((1..=LINES_PER_REQUEST_MAX).contains(&feed.lines_per_request), "lines per request are out of range");
     let mut state = begin_state(feed)?;
     let resumed_after = state.line - 1;
@@ -142,7 +130,6 @@ pub fn run(feed: &Feed, position: &Position, watch: &mut dyn FnMut(u64)) -> Resu
     let slots = serde_json::json!({});
     host.create(BOARD, &feed.board, &slots, &format!("{}board-{}", feed.ids, feed.board))
         .map_err(|source| FeedError::Api { answered: state.line, source })?;
-    position.flights.store(resumed_after, Ordering::Relaxed);
     let start = Instant::now();
     let mut report = FeedReport {
         events: 0,
@@ -159,13 +146,9 @@ pub fn run(feed: &Feed, position: &Position, watch: &mut dyn FnMut(u64)) -> Resu
         let after = state.line;
         let reader = scope.spawn(move || read_ahead(feed, &mut file, after, &to_send));
         for prepared in prepared {
-            if position.stop.load(Ordering::Relaxed) {
-                return Ok(());
-            }
             let sent = send_batch(&mut host, &prepared, &mut state, &mut report);
             keep_state(feed, &state)?;
             sent?;
-            position.flights.store(state.line - 1, Ordering::Relaxed);
             watch(state.line - 1);
             if let Some(rate_max) = feed.rate_max {
                 let due = Duration::from_secs_f64(report.events as f64 / f64::from(rate_max));

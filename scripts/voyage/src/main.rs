@@ -14,7 +14,7 @@ use clap::{Args, Parser, Subcommand};
 use theseus_voyage::{
     api::Host,
     demo::{self, Demo},
-    feed::{self, Feed, FeedReport, LINES_PER_REQUEST_MAX, Position},
+    feed::{self, Feed, FeedReport, LINES_PER_REQUEST_MAX},
     flights,
     load::{self, Load},
     progress::Progress,
@@ -189,7 +189,7 @@ fn feed_file(args: FeedArgs) -> Result<bool, Box<dyn Error>> {
         patience,
     };
     let progress = Progress::new("flights", total);
-    let report = feed::run(&feed, &Position::default(), &mut |done| progress.set(done));
+    let report = feed::run(&feed, &mut |done| progress.set(done));
     progress.finish();
     let report: FeedReport = report?;
     if args.json {

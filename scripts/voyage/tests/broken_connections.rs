@@ -7,14 +7,14 @@ use std::{
     io::{BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
     path::PathBuf,
-    sync::{Arc, Mutex, atomic::Ordering},
+    sync::{Arc, Mutex},
     thread,
     time::Duration,
 };
 
 use serde_json::{Value, json};
 use theseus_voyage::{
-    feed::{self, Feed, FeedError, Position},
+    feed::{self, Feed, FeedError},
     load::{self, Load},
 };
 
@@ -193,11 +193,11 @@ fn run_load(to: SocketAddr) -> load::LoadReport {
 #[test]
 fn flights_arrive_once_and_in_order() {
     let (to, server) = Server::start(Fault::None);
-    let position = Position::default();
-    let report = feed::run(&feed_to(to), &position, &mut |_| {}).unwrap();
+    let mut position = 0;
+    let report = feed::run(&feed_to(to), &mut |now| position = now).unwrap();
     assert_eq!((report.events, report.finished), (4_000, true));
     assert!(report.attempts.broken > 20, "{report:?}");
-    assert_eq!(position.flights.load(Ordering::Relaxed), 4_000);
+    assert_eq!(position, 4_000);
     let expected: Vec<String> = (2..=4_001).map(|line| format!("flight-{line}")).collect();
     assert_eq!(server.lock().unwrap().flights, expected);
 }
@@ -208,10 +208,10 @@ fn a_refused_flight_ends_the_feed_and_a_second_run_goes_on() {
     let state = Some(folder.path().join("state.json"));
     let (to, server) = Server::start(Fault::RefusesLine(100));
     let feed = Feed { state, ..feed_to(to) };
-    let error = feed::run(&feed, &Position::default(), &mut |_| {}).unwrap_err();
+    let error = feed::run(&feed, &mut |_| {}).unwrap_err();
     assert!(matches!(&error, FeedError::Refused { line: 100, .. }), "{error}");
     server.lock().unwrap().fault = Fault::None;
-    let report = feed::run(&feed, &Position::default(), &mut |_| {}).unwrap();
+    let report = feed::run(&feed, &mut |_| {}).unwrap();
     assert_eq!((report.resumed_after, report.events, report.finished), (98, 3_902, true));
     let mut flights = server.lock().unwrap().flights.clone();
     assert_eq!(
@@ -223,7 +223,7 @@ fn a_refused_flight_ends_the_feed_and_a_second_run_goes_on() {
     flights.dedup();
     assert_eq!(flights.len(), 4_000);
     let other = Feed { ids: "other-".to_owned(), ..feed };
-    let error = feed::run(&other, &Position::default(), &mut |_| {}).unwrap_err();
+    let error = feed::run(&other, &mut |_| {}).unwrap_err();
     assert!(matches!(&error, FeedError::State { .. }), "{error}");
 }
 

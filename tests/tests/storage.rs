@@ -1,0 +1,407 @@
+//! What the disk can do to an identity: lose power, flip bits, end early, and be full.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::{
+    fs::{self, File},
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+    process::Command,
+    thread,
+    time::{Duration, Instant},
+};
+
+use theseus_tests::{Client, Home, Host, artifacts, home::document, host, json, load::Load, until};
+
+/// How often the host is killed.
+const CRASHES: u64 = 15;
+
+/// Numbers that are the same in every run (Marsaglia, "Xorshift RNGs").
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % sides
+    }
+}
+
+// --- Crashes ------------------------------------------------------------------------------------------------------------
+
+#[test]
+fn what_was_answered_survives_every_crash_and_nothing_is_done_twice() {
+    // A table that lags little is brought forward all the time, so that crashes meet it too.
+    let home = Home::with_settings("[identity]\ntail_transactions_max = 200\n");
+    let mut host = Host::start(&home);
+    home.swap(&[&artifacts::plugin("counter")]);
+    host.client().create("counter.Counter", "visits");
+    let load = Load::start(host.address(), "visits", 4);
+    let mut dice = Dice(0x7e5e);
+    let mut last = 0;
+    for crash in 1..=CRASHES {
+        thread::sleep(Duration::from_millis(dice.roll(250)));
+        host.kill();
+        let report = home.verify();
+        let tid = report["tid"].as_u64().unwrap();
+        assert!(tid >= last, "crash {crash} took transactions {tid} to {last} back");
+        host = Host::start(&home);
+        load.move_to(host.address());
+        last = tid;
+    }
+    thread::sleep(Duration::from_millis(200));
+    let report = load.finish();
+    assert!(report.broken + report.refused > 0, "no crash met a request");
+    let mut client = host.client();
+    assert_eq!(client.get("/v1/status").ok()["incarnation"], CRASHES + 1);
+    let count = client.call("visits", "count", &json!([])).as_i64().unwrap();
+    assert_eq!(home.transactions("increment").len() as i64, count);
+    report.assert_exactly_once(count);
+    host.stop();
+    home.verify();
+}
+
+// --- Bits ---------------------------------------------------------------------------------------------------------------
+
+/// A text that stands nowhere else, long enough that LMDB gives the record that holds it pages of its own.
+fn marker(name: &str) -> String {
+    format!("<<{name}>>").repeat(1000)
+}
+
+/// A stopped home whose objects hold markers: `kept` and `replaced` (by another text later), with some history around.
+fn marked() -> Home {
+    let home = Home::new();
+    let host = Host::start(&home);
+    home.swap(&[&artifacts::troublemaker()]);
+    let mut client = host.client();
+    for name in ["kept", "replaced"] {
+        client.create("troublemaker.Trouble", name);
+    }
+    for round in 0..20 {
+        client.call("kept", "touch", &json!([]));
+        match round {
+            5 => _ = client.call("kept", "keep", &json!([marker("kept")])),
+            10 => _ = client.call("replaced", "keep", &json!([marker("replaced")])),
+            15 => _ = client.call("replaced", "keep", &json!(["something else"])),
+            _ => {}
+        }
+    }
+    until_settled(&home);
+    host.stop();
+    home.verify();
+    home
+}
+
+/// Waits until the object table has seen the whole history.
+fn until_settled(home: &Home) {
+    until("the object table to catch up", || {
+        let metrics = home.admin().get("/metrics");
+        metrics.text().lines().any(|line| line == "theseus_table_lag 0")
+    });
+}
+
+/// Where a text stands in a file.
+fn places(file: &Path, text: &str) -> Vec<u64> {
+    let bytes = fs::read(file).unwrap();
+    let found = bytes.windows(text.len()).enumerate().filter(|(_, window)| *window == text.as_bytes());
+    found.map(|(place, _)| place as u64).collect()
+}
+
+fn flip(file: &Path, place: u64, bit: u8) {
+    let file = File::options().read(true).write(true).open(file).unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, place).unwrap();
+    file.write_all_at(&[byte[0] ^ (1 << bit)], place).unwrap();
+}
+
+/// The damage that `verify` finds, which there has to be.
+fn damage(home: &Home) -> Vec<(String, String)> {
+    let output = home.cli(&["verify", "--json"]);
+    assert_eq!(output.code, 5, "{}{}", output.stdout, output.stderr);
+    let report = document(&output.stdout);
+    assert_eq!(report["whole"], false);
+    let text = home.cli(&["verify"]);
+    assert!(text.code == 5 && text.stdout.contains("DAMAGED"), "people are told, too: {}", text.stdout);
+    let damage = report["damage"].as_array().unwrap().iter();
+    damage.map(|it| (it["place"].as_str().unwrap().to_owned(), it["problem"].as_str().unwrap().to_owned())).collect()
+}
+
+#[test]
+fn a_flipped_bit_in_the_history_is_found_and_placed() {
+    let home = marked();
+    let tid = home.transactions("keep").iter().find(|line| line["target"] == 2).unwrap()["tid"].as_u64().unwrap();
+    let file = home.file("identity/history/data.mdb");
+    // Once in the arguments and once in what the object became.
+    let found = places(&file, &marker("replaced"));
+    assert!(found.len() >= 2, "{found:?}");
+    for place in [found[0], found[0] + 3000, *found.last().unwrap() + 7999] {
+        for bit in [0, 6] {
+            flip(&file, place, bit);
+            let damage = damage(&home);
+            assert_eq!(damage[0].0, format!("history record of transactions {tid} to {tid}"), "{damage:?}");
+            assert!(damage[0].1.contains("has the hash"), "{damage:?}");
+            flip(&file, place, bit);
+        }
+    }
+    home.verify();
+}
+
+/// Starts a host on a damaged identity. It may refuse, with exit code 5 and its reason; else it has to go on without
+/// what is damaged, as `look` checks.
+fn start_damaged(home: &Home, look: impl FnOnce(&mut Client)) {
+    let mut process = Host::spawn(home, |_| {});
+    until("the host to start or end", || process.ended().is_some() || host::status(home).is_some());
+    match process.ended() {
+        Some(status) => {
+            assert_eq!(status.code(), Some(5), "{}", process.log());
+            assert!(process.log().contains("theseus: identity_damaged: "), "{}", process.log());
+        }
+        None => look(&mut home.admin()),
+    }
+}
+
+#[test]
+fn a_damaged_record_is_told_to_whoever_reads_it() {
+    let home = marked();
+    let tid = home.transactions("keep").iter().find(|line| line["target"] == 2).unwrap()["tid"].clone();
+    let file = home.file("identity/history/data.mdb");
+    flip(&file, places(&file, &marker("replaced"))[0] + 100, 3);
+    home.run(&["get", "replaced"]);
+    home.cli(&["get", "replaced", "--at", &tid.to_string()]).failed(5);
+    home.cli(&["history"]).failed(5);
+    start_damaged(&home, |client| {
+        assert_eq!(client.call("replaced", "note", &json!([])), "something else");
+        client.get(&format!("/v1/objects/replaced?at={tid}")).problem(500, "identity_damaged");
+        home.cli(&["get", "replaced", "--at", &tid.to_string()]).failed(5);
+        assert_eq!(client.call("replaced", "touch", &json!([])), 1, "the host goes on");
+    });
+    damage(&home);
+}
+
+#[test]
+fn a_flipped_bit_in_the_object_table_is_found_and_placed() {
+    let home = marked();
+    let file = home.file("identity/objects/data.mdb");
+    let found = places(&file, &marker("kept"));
+    assert!(!found.is_empty());
+    // The table writes a new row beside the old, so some of these may be free space by now. One is the row.
+    for place in &found {
+        flip(&file, place + 4000, 2);
+    }
+    let damage = damage(&home);
+    assert_eq!(damage.len(), 1, "{damage:?}");
+    assert_eq!(damage[0].0, "object 1");
+    let message = home.cli(&["get", "kept"]).failed(5);
+    assert!(message.starts_with("theseus: identity_damaged: "), "{message}");
+    home.run(&["get", "replaced"]);
+    start_damaged(&home, |client| {
+        client.get("/v1/objects/kept").problem(500, "identity_damaged");
+        client.get("/v1/objects/kept/note").problem(500, "storage");
+        client.post("/v1/objects/kept/touch", &json!([])).problem(500, "storage");
+        assert_eq!(client.call("replaced", "count", &json!([])), 0);
+    });
+    for place in &found {
+        flip(&file, place + 4000, 2);
+    }
+    home.verify();
+}
+
+#[test]
+fn any_flipped_bit_of_a_record_is_found() {
+    let home = marked();
+    let file = home.file("identity/history/data.mdb");
+    let first = places(&file, &marker("kept"))[0];
+    let mut dice = Dice(0xb17);
+    for _ in 0..25 {
+        let (place, bit) = (first + dice.roll(8000), dice.roll(8) as u8);
+        flip(&file, place, bit);
+        let damage = damage(&home);
+        assert!(damage[0].0.starts_with("history record of transactions"), "bit {bit} of byte {place}: {damage:?}");
+        flip(&file, place, bit);
+    }
+    home.verify();
+}
+
+// --- Files that end early -----------------------------------------------------------------------------------------------
+
+#[test]
+fn a_history_that_was_cut_off_is_told_and_not_crashed_over() {
+    let home = marked();
+    let file = home.file("identity/history/data.mdb");
+    let whole = fs::read(&file).unwrap();
+    let mut wrong = Vec::new();
+    for length in [0, 100, 4096, 8192, 20_000, whole.len() / 2, whole.len() - 4096] {
+        fs::write(&file, &whole[..length]).unwrap();
+        for command in ["verify", "run", "get"] {
+            let arguments: &[&str] = if command == "get" { &["get", "kept"] } else { &[command] };
+            let output = home.cli(arguments);
+            let said = output.stdout + &output.stderr;
+            let panicked = said.contains("panicked at");
+            let left = fs::metadata(&file).unwrap().len();
+            if output.code != 5 || said.trim().is_empty() || panicked || left != length as u64 {
+                let of = whole.len();
+                wrong.push(format!("`{command}` with {length} of {of} bytes: exit {}, {left} left: {said}", output.code));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    fs::write(&file, &whole).unwrap();
+    home.verify();
+}
+
+#[test]
+fn an_object_table_that_is_gone_is_made_again() {
+    let home = marked();
+    let before = home.json(&["get", "kept"]);
+    fs::remove_dir_all(home.file("identity/objects")).unwrap();
+    let host = Host::start(&home);
+    assert_eq!(home.json(&["get", "kept"]), before);
+    until_settled(&home);
+    host.stop();
+    home.verify();
+}
+
+#[test]
+fn a_missing_plugin_file_keeps_the_host_from_starting_and_nothing_else() {
+    let home = marked();
+    let store: Vec<PathBuf> = fs::read_dir(home.file("plugins")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert_eq!(store.len(), 1, "{store:?}");
+    let aside = home.beside("aside.so");
+    fs::rename(&store[0], &aside).unwrap();
+    let message = home.cli(&["run"]).failed(1);
+    assert!(message.contains("troublemaker"), "{message}");
+    home.run(&["get", "kept"]);
+    // A file with another content is as good as none.
+    artifacts::altered_copy(&aside, &store[0], "x");
+    let message = home.cli(&["run"]).failed(1);
+    assert!(message.contains("troublemaker"), "{message}");
+    fs::rename(&aside, &store[0]).unwrap();
+    Host::start(&home).stop();
+    home.verify();
+}
+
+// --- A full disk --------------------------------------------------------------------------------------------------------
+
+/// A small file system of its own, unmounted at the end.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    /// None if this machine does not let us.
+    fn mount(megabytes: u32) -> Option<SmallDisk> {
+        let folder = tempfile::tempdir().unwrap();
+        let size = format!("size={megabytes}m");
+        let mut mount = Command::new("mount");
+        let mounted = mount.args(["-t", "tmpfs", "-o", &size, "theseus-tests"]).arg(folder.path()).output();
+        if mounted.is_ok_and(|mounted| mounted.status.success()) {
+            return Some(SmallDisk(folder));
+        }
+        assert!(std::env::var_os("CI").is_none(), "a small disk cannot be mounted here, and in CI it has to be");
+        eprintln!("SKIPPED: a small disk cannot be mounted here (needs root), so a full disk was not tested");
+        None
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        _ = Command::new("umount").arg("-l").arg(self.0.path()).status();
+    }
+}
+
+/// Writes a file until only so many bytes are free.
+fn fill(disk: &SmallDisk, name: &str, leave: u64) {
+    let mut ballast = File::create(disk.file(name)).unwrap();
+    let step = vec![0; 64 << 10];
+    while free(disk) > leave + step.len() as u64 {
+        std::io::Write::write_all(&mut ballast, &step).unwrap();
+    }
+}
+
+fn free(disk: &SmallDisk) -> u64 {
+    let state = rustix::fs::statvfs(disk.0.path()).unwrap();
+    state.f_bavail * state.f_frsize
+}
+
+#[test]
+fn a_full_disk_refuses_writes_until_there_is_room_again() {
+    let Some(disk) = SmallDisk::mount(40) else { return };
+    let home = Home::at(disk.0.path(), "");
+    let host = Host::start(&home);
+    home.swap(&[&artifacts::troublemaker()]);
+    let mut client = host.client();
+    client.create("troublemaker.Trouble", "one");
+    client.call("one", "touch", &json!([]));
+    fill(&disk, "ballast", 1 << 20);
+
+    let text = "x".repeat(50_000);
+    let keep = |client: &mut Client, number: u32| {
+        client.post("/v1/objects/one/keep", &json!([format!("{number} {text}")]))
+    };
+    let mut kept = 0;
+    let refused = loop {
+        let answer = keep(&mut client, kept);
+        if answer.status != 200 {
+            break answer;
+        }
+        kept += 1;
+        assert!(kept < 1000, "the disk does not become full");
+    };
+    assert!(kept > 0, "nothing fitted at all");
+    refused.problem(507, "storage_full");
+    for _ in 0..20 {
+        keep(&mut client, kept).problem(507, "storage_full");
+    }
+    // Reading goes on, and shows what was answered last.
+    let note = client.call("one", "note", &json!([]));
+    assert!(note.as_str().unwrap().starts_with(&format!("{} ", kept - 1)), "{note:.10}");
+    assert_eq!(home.json(&["get", "one"])["slots"]["count"], 1);
+    home.lines(&["history"]);
+    let message = home.cli(&["call", "one", "keep", &format!("\"{text}\"")]).failed(1);
+    assert!(message.contains("free some disk space"), "it says what to do: {message}");
+    let large = home.cli(&["swap", artifacts::plugin("ledger").to_str().unwrap()]);
+    let message = large.failed(1);
+    assert!(message.contains("storage_full"), "{message}");
+    assert_eq!(client.get("/health").status, 200, "it is no fault of the host");
+
+    fs::remove_file(disk.file("ballast")).unwrap();
+    let freed = Instant::now();
+    until("writing to work again", || keep(&mut client, kept).status == 200);
+    assert!(freed.elapsed() < Duration::from_secs(5), "it took {:?}", freed.elapsed());
+    assert_eq!(client.call("one", "touch", &json!([])), 2);
+    home.swap(&[&artifacts::plugin("ledger")]);
+    host.stop();
+    let report = home.verify();
+    assert_eq!(home.transactions("keep").len() as u32, kept + 1, "what was refused is not in the history");
+    let host = Host::start(&home);
+    assert_eq!(home.json(&["status"])["identity"], report["identity"]);
+    host.stop();
+}
+
+#[test]
+fn a_host_on_a_full_disk_stops_and_starts_again_when_there_is_room() {
+    let Some(disk) = SmallDisk::mount(40) else { return };
+    let home = Home::at(disk.0.path(), "");
+    let mut host = Host::start(&home);
+    home.swap(&[&artifacts::troublemaker()]);
+    let mut client = host.client();
+    client.create("troublemaker.Trouble", "one");
+    until_settled(&home);
+    fill(&disk, "ballast", 0);
+    let mut touched = 0;
+    while client.post("/v1/objects/one/touch", &json!([])).status == 200 {
+        touched += 1;
+    }
+    // Its stop cannot be recorded, and it says so; it does not hang.
+    assert_ne!(host.end().code(), Some(0));
+    let message = home.cli(&["run"]).failed(1);
+    assert!(message.contains("room"), "{message}");
+    fs::remove_file(disk.file("ballast")).unwrap();
+    let host = Host::start(&home);
+    assert_eq!(host.client().call("one", "count", &json!([])), touched);
+    host.stop();
+    home.verify();
+}
