@@ -66,6 +66,8 @@ failure_codes! {
     UNSUPPORTED = 17, "unsupported";
     /// The storage failed while an object was read.
     STORAGE = 18, "storage";
+    /// A record of the identity is not what was written.
+    IDENTITY_DAMAGED = 19, "identity_damaged";
 }
 
 /// Why a call across the boundary did not give a result.

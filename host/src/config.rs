@@ -121,8 +121,6 @@ section! {
     Plugins in "plugins" {
         /// The largest plugin file, in bytes.
         file_bytes_max: u64 = 256 << 20, Some(1);
-        /// How many replaced generations may stay loaded because they cannot be unloaded.
-        pinned_max: usize = 16, None;
     }
 }
 
@@ -332,7 +330,5 @@ mod tests {
         let (_folder, home) = home_with("[http]\nconnections_max = 0\n");
         let message = Config::load(&home).unwrap_err().to_string();
         assert!(message.contains("http.connections_max is 0, but has to be at least 1"), "{message}");
-        let (_folder, home) = home_with("[plugins]\npinned_max = 0\n");
-        assert!(Config::load(&home).is_ok(), "no pinned generation at all is a sensible wish");
     }
 }

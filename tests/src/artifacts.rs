@@ -46,6 +46,11 @@ pub fn watchdog() -> PathBuf {
     folder().join("theseus-watchdog")
 }
 
+/// The `voyage` program.
+pub fn voyage() -> PathBuf {
+    folder().join("voyage")
+}
+
 /// A plugin of `plugins/` by the name of its crate without `theseus-`, such as `counter-v2`.
 pub fn plugin(name: &str) -> PathBuf {
     let file =

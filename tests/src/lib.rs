@@ -16,6 +16,7 @@ pub mod host;
 pub mod http;
 pub mod load;
 pub mod process;
+pub mod sources;
 pub mod watched;
 
 use std::{

@@ -121,6 +121,12 @@ pub fn children(parent: u32, name: &str) -> Vec<u32> {
     found
 }
 
+/// Whether a process has ended.
+pub fn is_gone(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(')').is_none_or(|(_, tail)| tail.trim_start().starts_with('Z'))
+}
+
 /// How many library images a process has mapped that were loaded from memory, as plugins are.
 pub fn plugin_images(pid: u32) -> usize {
     let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();

@@ -28,7 +28,10 @@ impl Watched {
             command.env_remove(variable);
         }
         command.arg("--home").arg(home.path()).arg("--host").arg(artifacts::theseus());
-        command.arg("--listen=127.0.0.1:0").args(options);
+        if !options.iter().any(|option| option.starts_with("--listen")) {
+            command.arg("--listen=127.0.0.1:0");
+        }
+        command.args(options);
         let mut watchdog = Process::start(&mut command, &log_file(home));
         let address = until_some("the watched host's first answer", || {
             if let Some(status) = watchdog.ended() {
@@ -75,6 +78,15 @@ impl Watched {
             let lines = history.split_inclusive('\n').filter(|line| line.ends_with('\n'));
             lines.filter_map(|line| serde_json::from_str::<Json>(line).ok()).find(|line| line["id"] == id)
         })
+    }
+
+    /// Ends the watchdog as a crash would, and waits until the host, which the kernel tells, has ended, too.
+    pub fn kill(mut self) {
+        let host = self.host();
+        self.watchdog.kill();
+        if let Some(host) = host {
+            until_some("the end of the host", || process::is_gone(host).then_some(()));
+        }
     }
 
     /// Stops the host and the watchdog in order.

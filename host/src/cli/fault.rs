@@ -24,7 +24,7 @@ pub(crate) enum Exit {
 }
 
 /// Code of an identity that is not whole.
-const IDENTITY_DAMAGED: &str = "identity_damaged";
+const IDENTITY_DAMAGED: &str = theseus_abi::FailureCode::IDENTITY_DAMAGED.name();
 
 /// Why a command did not succeed.
 #[derive(Debug)]

@@ -16,14 +16,14 @@ use theseus_abi::{Failure, FailureCode};
 use theseus_value::{ObjectId, Value, raw::Writer as ValueWriter};
 
 use super::{
-    Admit, Command, Doing, PluginSet, Queue, Refusal, Reply, Start, UpgradeSink, Vitals,
+    Admit, Command, Doing, ObjectName, PluginSet, Queue, Refusal, Reply, Start, UpgradeSink, Vitals,
     committer::{self, Answer, Commit, Ready, Verdict},
     now_us, spawn, split_mix,
-    turn::{Scratch, Turn, View},
+    turn::{Scratch, Turn, View, storage},
 };
 use crate::{
     config,
-    identity::{CheckpointPlan, Committer, Draft, Identity, Outcome, Tid, Writer, fingerprint, getrandom},
+    identity::{CheckpointPlan, Committer, Draft, Identity, Outcome, Remembered, Tid, Writer, fingerprint, getrandom},
     plugin::{CallHost, Generation},
 };
 
@@ -132,12 +132,14 @@ impl From<Failure> for Executed {
 impl Executor {
     fn run(mut self) {
         loop {
+            self.hand_over();
+            self.see_to_the_table();
+            let next = self.next();
+            // After the wait, because the verdict may have come meanwhile.
             if self.verdict.is_failed(self.writer.epoch()) {
                 self.roll_back();
             }
-            self.hand_over();
-            self.see_to_the_table();
-            match self.next() {
+            match next {
                 Next::Command(command) => self.perform(command),
                 Next::Nothing => {}
                 Next::Rest => self.checkpoint(),
@@ -286,14 +288,15 @@ impl Executor {
     fn execute(&mut self, doing: Doing, request_id: Option<&str>) -> Executed {
         match doing {
             Doing::Send { object, method, arguments } => {
-                let target = match self.find(&object) {
-                    Ok(target) => target,
-                    Err(failure) => return failure.into(),
-                };
-                if let Some(known) = self.repetition(request_id, Some(target), &method, &arguments) {
+                // Before the name is looked up: it may stand for another object by now, or for none.
+                let target = if let ObjectName::Id(id) = &object { Some(*id) } else { None };
+                if let Some(known) = self.repetition(request_id, target, &method, &arguments) {
                     return known;
                 }
-                self.send(target, &method, &arguments, request_id)
+                match self.turn(0, 0).find(&object) {
+                    Ok(target) => self.send(target, &method, &arguments, request_id),
+                    Err(failure) => failure.into(),
+                }
             }
             Doing::Look { look } => {
                 look(&self.plugins, self.writer.census());
@@ -319,7 +322,7 @@ impl Executor {
         }
     }
 
-    /// The answer to a request id that was seen before.
+    /// The answer to a request id that was seen before. `target` is none if the client gave a name.
     fn repetition(
         &mut self,
         request_id: Option<&str>,
@@ -327,13 +330,14 @@ impl Executor {
         method: &str,
         arguments: &[u8],
     ) -> Option<Executed> {
+        let same = |known: &Remembered| {
+            known.fingerprint == fingerprint(method, arguments) && (target.is_none() || target == known.target)
+        };
         match self.writer.reader().request(request_id?) {
             Ok(None) => None,
-            Ok(Some((known, outcome))) if known.fingerprint == fingerprint(target, method, arguments) => {
-                Some(Executed::Answered { tid: Some(known.tid), outcome })
-            }
+            Ok(Some((known, outcome))) if same(&known) => Some(Executed::Answered { tid: Some(known.tid), outcome }),
             Ok(Some((known, _))) => Some(Executed::Refused(Refusal::RequestIdReused { tid: known.tid })),
-            Err(error) => Some(Failure::new(FailureCode::STORAGE, error.to_string()).into()),
+            Err(error) => Some(storage(&error).into()),
         }
     }
 
@@ -349,10 +353,8 @@ impl Executor {
                 self.scratch.recycle(buffers);
                 outcome
             }
-            // What never reached the author's code has no place in the history.
-            Err(failure) if !command || !entered || failure.code == FailureCode::BAD_ARGUMENTS => {
-                return failure.into();
-            }
+            // What never reached the author's code, or failed by no fault of it, has no place in the history.
+            Err(failure) if !command || !entered || is_unrecorded(failure.code) => return failure.into(),
             Err(failure) => Outcome::Failed(failure.into()),
         };
         let outcome = Arc::new(outcome);
@@ -393,7 +395,7 @@ impl Executor {
 
     /// Makes, copies or removes an object for a client.
     fn edit(&mut self, doing: &Doing, request_id: Option<&str>) -> Executed {
-        let (method, note) = match self.describe(doing) {
+        let (method, note) = match Self::describe(doing) {
             Ok(described) => described,
             Err(failure) => return failure.into(),
         };
@@ -433,9 +435,13 @@ impl Executor {
         }
     }
 
-    /// How an edit stands in the history: its name and its particulars.
-    fn describe(&mut self, doing: &Doing) -> Result<(&'static str, Vec<u8>), Failure> {
+    /// How an edit stands in the history: its name and its particulars, as the client gave them.
+    fn describe(doing: &Doing) -> Result<(&'static str, Vec<u8>), Failure> {
         let optional = |name: &Option<String>| name.clone().map_or(Value::Null, Value::Text);
+        let given = |object: &ObjectName| match object {
+            ObjectName::Id(id) => Value::Ref(*id),
+            ObjectName::Name(name) => Value::Text(name.clone()),
+        };
         let (method, particulars) = match doing {
             Doing::Create { behavior, slots, name } => {
                 let slots = if slots.is_empty() { Ok(Value::Map(Default::default())) } else { Value::decode(slots) };
@@ -444,12 +450,12 @@ impl Executor {
                 ("theseus.create", vec![("behavior", behavior), ("slots", slots), ("name", optional(name))])
             }
             Doing::Clone { object, name } => {
-                ("theseus.clone", vec![("object", Value::Ref(self.find(object)?)), ("name", optional(name))])
+                ("theseus.clone", vec![("object", given(object)), ("name", optional(name))])
             }
             Doing::Derive { object, name } => {
-                ("theseus.derive", vec![("object", Value::Ref(self.find(object)?)), ("name", optional(name))])
+                ("theseus.derive", vec![("object", given(object)), ("name", optional(name))])
             }
-            Doing::Delete { object } => ("theseus.delete", vec![("object", Value::Ref(self.find(object)?))]),
+            Doing::Delete { object } => ("theseus.delete", vec![("object", given(object))]),
             _ => unreachable!("these are not edits"),
         };
         let note = particulars.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
@@ -508,12 +514,8 @@ impl Executor {
         };
         match self.writer.record(&draft) {
             Ok(tid) => Executed::Recorded { tid, outcome, pause_us: 0 },
-            Err(error) => Failure::new(FailureCode::STORAGE, error.to_string()).into(),
+            Err(error) => storage(&error).into(),
         }
-    }
-
-    fn find(&mut self, object: &super::ObjectName) -> Result<ObjectId, Failure> {
-        self.turn(0, 0).find(object)
     }
 
     /// A fresh turn on the newest state.
@@ -536,6 +538,10 @@ impl Executor {
             scratch: &mut self.scratch,
         }
     }
+}
+
+fn is_unrecorded(code: FailureCode) -> bool {
+    matches!(code, FailureCode::BAD_ARGUMENTS | FailureCode::STORAGE | FailureCode::IDENTITY_DAMAGED)
 }
 
 /// A transaction on its way into the history, but for what it changed.

@@ -666,6 +666,8 @@ fn encoding(object: ObjectId, error: &theseus_value::DecodeError) -> Failure {
     Failure::new(FailureCode::BAD_ENCODING, format!("the slots of object {object}: {error}"))
 }
 
-fn storage(error: &StorageError) -> Failure {
-    Failure::new(FailureCode::STORAGE, error.to_string())
+pub(super) fn storage(error: &StorageError) -> Failure {
+    let damaged = matches!(error, StorageError::Damaged { .. });
+    let code = if damaged { FailureCode::IDENTITY_DAMAGED } else { FailureCode::STORAGE };
+    Failure::new(code, error.to_string())
 }

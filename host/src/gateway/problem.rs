@@ -76,6 +76,7 @@ const MEANINGS: &[Meaning] = meanings! {
     "stale_context" => INTERNAL_SERVER_ERROR, "The plugin used a context outside its call";
     "unsupported" => INTERNAL_SERVER_ERROR, "The plugin asked for what this host does not have";
     "storage" => INTERNAL_SERVER_ERROR, "The storage failed while an object was read";
+    "identity_damaged" => INTERNAL_SERVER_ERROR, "A record of the identity is not what was written";
     codes::STOPPING => SERVICE_UNAVAILABLE, "The host is stopping";
     codes::STORAGE_FAILED => SERVICE_UNAVAILABLE, "The storage does not work";
     codes::STORAGE_FULL => INSUFFICIENT_STORAGE, "The storage is full";
@@ -201,7 +202,7 @@ mod tests {
             (400, &["bad_request"]),
             (405, &["read_only"]),
             (409, &["refused", "name_taken", "ambiguous", "reentrant", "plan_refused", "no_migration"]),
-            (500, &["panicked", "stale_context", "storage", "a_code_of_tomorrow"]),
+            (500, &["panicked", "stale_context", "storage", "identity_damaged", "a_code_of_tomorrow"]),
             (429, &["overloaded"]),
             (503, &["stopping", "storage_failed"]),
             (507, &["storage_full"]),

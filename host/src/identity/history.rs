@@ -1,7 +1,8 @@
 //! The history: batch records in the order of their transactions, each chained to the one before by its hash.
 //!
 //! LMDB environment `identity/history/`. Database `batches`: key = last tid of the batch (64 bits, big-endian), value =
-//! blake3 of the record (32 bytes) followed by the record. Database `meta`: key `identity` -> the identity's id (16 bytes).
+//! blake3 of the record (32 bytes) followed by the record. Database `meta`: key `identity` -> the identity's id (16 bytes)
+//! followed by the first 8 bytes of its blake3.
 
 use std::path::Path;
 
@@ -15,6 +16,7 @@ const BATCHES: Db = Db(0);
 const META: Db = Db(1);
 const IDENTITY: &[u8] = b"identity";
 const HASH_BYTES: usize = 32;
+const ID_SEAL_BYTES: usize = 8;
 
 /// A point of the history: its last transaction and the hash of its last record.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -44,7 +46,8 @@ impl History {
         let options = EnvOptions { path, map_bytes, databases, create: true, read_only: false, random_reads: false };
         let history = History { env: Env::open(&options)? };
         let mut txn = history.env.write()?;
-        txn.put(META, IDENTITY, &id.0)?;
+        let seal = blake3::hash(&id.0);
+        txn.put(META, IDENTITY, &[&id.0[..], &seal.as_bytes()[..ID_SEAL_BYTES]].concat())?;
         txn.commit()?;
         Ok(history)
     }
@@ -75,7 +78,11 @@ impl HistoryView {
     pub(super) fn identity(&self) -> Result<IdentityId, StorageError> {
         let damaged = |problem: &str| self.env.damaged("the identity's id", problem);
         let id = self.txn.get(META, IDENTITY)?.ok_or_else(|| damaged("it is missing"))?;
-        Ok(IdentityId(id.try_into().map_err(|_| damaged("it is not 16 bytes long"))?))
+        let (id, seal) = id.split_first_chunk::<16>().ok_or_else(|| damaged("it is shorter than 16 bytes"))?;
+        if blake3::hash(id).as_bytes()[..ID_SEAL_BYTES] != *seal {
+            return Err(damaged("it does not have the checksum that was stored with it"));
+        }
+        Ok(IdentityId(*id))
     }
 
     /// The last transaction and its record's hash as stored; the start of all if there is none.

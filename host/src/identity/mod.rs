@@ -70,7 +70,9 @@ pub struct Place {
 pub struct Remembered {
     /// The transaction in which it was executed.
     pub tid: Tid,
-    /// A digest of what was asked, to tell a repetition from another request under the same id.
+    /// The object that received the message, if it was one.
+    pub target: Option<ObjectId>,
+    /// The [`fingerprint`] of what was asked, to tell a repetition from another request under the same id.
     pub fingerprint: u64,
     /// How it ended; none if that has to be looked up in the history.
     pub outcome: Option<Arc<Outcome>>,
@@ -259,8 +261,9 @@ impl Identity {
                     self.names.put(Arc::from(*name), tid, (tid, *object), tid, tid);
                 }
                 if let Some(id) = transaction.request_id {
-                    let fingerprint = fingerprint(transaction.target, transaction.method, transaction.arguments);
-                    let remembered = Remembered { tid, fingerprint, outcome: None };
+                    let (target, fingerprint) =
+                        (transaction.target, fingerprint(transaction.method, transaction.arguments));
+                    let remembered = Remembered { tid, target, fingerprint, outcome: None };
                     self.requests.put(Arc::from(id), tid, remembered, tid, tid);
                 }
             }
@@ -286,7 +289,7 @@ impl Identity {
     fn advance_table(&self, plan: CheckpointPlan) -> Result<(), StorageError> {
         let (since, until) = (self.reached(), plan.until);
         let requests = self.requests.changed(since, until);
-        let row = |remembered: Remembered| RequestRow { tid: remembered.tid, fingerprint: remembered.fingerprint };
+        let row = |it: Remembered| RequestRow { tid: it.tid, target: it.target, fingerprint: it.fingerprint };
         self.table.advance(Checkpoint {
             reached: Reached { tid: until, next_object: plan.next_object, census: plan.census },
             objects: self.objects.changed(since, until),
@@ -302,12 +305,11 @@ impl Identity {
     }
 }
 
-/// A digest of what a request asks, to recognise its repetition.
-pub fn fingerprint(target: Option<ObjectId>, method: &str, arguments: &[u8]) -> u64 {
+/// A digest of what a request asks of its target, to recognise its repetition.
+pub fn fingerprint(method: &str, arguments: &[u8]) -> u64 {
     // What has no arguments is recorded as having null for them.
     let arguments = if arguments.is_empty() { &[0xf6] } else { arguments };
-    let seed = XxHash3_64::oneshot_with_seed(target.map_or(0, |object| object.0), method.as_bytes());
-    XxHash3_64::oneshot_with_seed(seed, arguments)
+    XxHash3_64::oneshot_with_seed(XxHash3_64::oneshot(method.as_bytes()), arguments)
 }
 
 /// Fills a buffer with random bytes from the system.

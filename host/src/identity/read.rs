@@ -1,11 +1,12 @@
 //! Reading objects and names, now or as of a transaction.
 
-use std::sync::Arc;
+use std::{borrow::Borrow, hash::Hash, sync::Arc};
 
 use theseus_value::ObjectId;
 
 use super::{
-    Identity, ObjectRecord, Outcome, Remembered, StorageError, Tid, Version, history::HistoryView, table::TableView,
+    Identity, ObjectRecord, Outcome, Overlay, Remembered, RequestRow, StorageError, Tid, Version, history::HistoryView,
+    table::TableView,
 };
 
 /// One thread's way to read an identity.
@@ -95,9 +96,27 @@ impl Reader {
 
     /// The newest durable version: the only one from which the history can be followed back.
     fn durable(&mut self, object: ObjectId) -> Result<Option<Arc<Version>>, StorageError> {
-        match self.identity.objects.newest_at(&object, self.identity.head().tid) {
-            Some((_, version)) => Ok(Some(version)),
+        match self.newest_durable(&self.identity.objects, &object) {
+            Some(version) => Ok(Some(version)),
             None => Ok(self.table()?.object(object)?.map(Arc::new)),
+        }
+    }
+
+    /// The newest durable version in an overlay; none if the table has it.
+    fn newest_durable<K, V, Q>(&self, overlay: &Overlay<K, V>, key: &Q) -> Option<V>
+    where
+        K: Borrow<Q> + Hash + Eq + Clone,
+        V: Clone,
+        Q: Hash + Eq + ?Sized,
+    {
+        loop {
+            let head = self.identity.head();
+            let found = overlay.newest_at(key, head.tid);
+            // While the head moves, what was the newest durable version may be dropped for one that is newer still; not to find
+            // it means something only if the head has not moved.
+            if found.is_some() || self.identity.head() == head {
+                return found.map(|(_, value)| value);
+            }
         }
     }
 
@@ -120,8 +139,8 @@ impl Reader {
     ///
     /// If the storage fails or the row is damaged.
     pub fn durable_name(&mut self, name: &str) -> Result<Option<ObjectId>, StorageError> {
-        match self.identity.names.newest_at(name, self.identity.head().tid) {
-            Some((_, (_, object))) => Ok(object),
+        match self.newest_durable(&self.identity.names, name) {
+            Some((_, object)) => Ok(object),
             None => Ok(self.table()?.name(name)?.map(|(_, object)| object)),
         }
     }
@@ -137,9 +156,15 @@ impl Reader {
         after: Option<&str>,
         limit: usize,
     ) -> Result<Vec<(String, ObjectId)>, StorageError> {
-        let head = self.identity.head().tid;
         let within = |name: &str| name.starts_with(prefix) && after.is_none_or(|after| name > after);
-        let mut overlaid: Vec<_> = self.identity.names.changed(Tid::NONE, head);
+        let mut overlaid = loop {
+            // As in `newest_durable`.
+            let head = self.identity.head();
+            let overlaid = self.identity.names.changed(Tid::NONE, head.tid);
+            if self.identity.head() == head {
+                break overlaid;
+            }
+        };
         overlaid.retain(|(name, _)| within(name));
         let hidden: rustc_hash::FxHashSet<Arc<str>> = overlaid.iter().map(|(name, _)| name.clone()).collect();
         let mut found: Vec<(String, ObjectId)> =
@@ -167,7 +192,10 @@ impl Reader {
         let remembered = match self.identity.requests.newest(id) {
             Some((_, remembered)) => remembered,
             None => match self.table()?.request(id)? {
-                Some(row) => Remembered { tid: row.tid, fingerprint: row.fingerprint, outcome: None },
+                Some(row) => {
+                    let RequestRow { tid, target, fingerprint } = row;
+                    Remembered { tid, target, fingerprint, outcome: None }
+                }
                 None => return Ok(None),
             },
         };

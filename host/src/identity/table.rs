@@ -64,8 +64,33 @@ impl Reached {
 pub(super) struct RequestRow {
     /// The transaction in which.
     pub tid: Tid,
+    /// The object that received the message.
+    pub target: Option<ObjectId>,
     /// What was asked, see [`super::Remembered::fingerprint`].
     pub fingerprint: u64,
+}
+
+impl RequestRow {
+    fn encode(&self, out: &mut Vec<u8>) {
+        let mut writer = Writer::new(out);
+        writer.array(3);
+        writer.uint(self.tid.0);
+        match self.target {
+            Some(target) => writer.uint(target.0),
+            None => writer.null(),
+        }
+        writer.uint(self.fingerprint);
+    }
+
+    fn decode(body: &[u8]) -> Result<RequestRow, DecodeError> {
+        let mut reader = Reader::new(body);
+        expect_array(&mut reader, 3)?;
+        let tid = Tid(reader.uint()?);
+        let target = if reader.null()? { None } else { Some(ObjectId(reader.uint()?)) };
+        let fingerprint = reader.uint()?;
+        reader.finish()?;
+        Ok(RequestRow { tid, target, fingerprint })
+    }
 }
 
 /// What a checkpoint writes.
@@ -117,7 +142,7 @@ impl Table {
             }
         }
         for (id, row) in &checkpoint.requests {
-            seal(&mut value, REQUESTS, id.as_bytes(), |out| pair(out, row.tid.0, row.fingerprint));
+            seal(&mut value, REQUESTS, id.as_bytes(), |out| row.encode(out));
             txn.put(REQUESTS, id.as_bytes(), &value)?;
             let key = row.tid.0.to_be_bytes();
             seal(&mut value, RECENT, &key, |out| {
@@ -191,8 +216,7 @@ impl TableView {
     pub(super) fn request(&self, id: &str) -> Result<Option<RequestRow>, StorageError> {
         let Some(value) = self.txn.get(REQUESTS, id.as_bytes())? else { return Ok(None) };
         let place = format!("the request id `{id}`");
-        let (tid, fingerprint) = self.open(REQUESTS, id.as_bytes(), value, &place, decode_pair)?;
-        Ok(Some(RequestRow { tid: Tid(tid), fingerprint }))
+        self.open(REQUESTS, id.as_bytes(), value, &place, RequestRow::decode).map(Some)
     }
 
     /// Every row of the objects: the object and its version, or what is wrong with the row.
@@ -222,9 +246,32 @@ impl TableView {
         })
     }
 
-    /// How many objects and names there are to walk.
+    /// Every remembered request id, as the rows by age and the rows by id say together.
+    pub(super) fn walk_requests(
+        &self,
+        mut visit: impl FnMut(&str, Result<RequestRow, String>) -> Result<bool, StorageError>,
+    ) -> Result<(), StorageError> {
+        if self.txn.count(RECENT)? != self.txn.count(REQUESTS)? {
+            return Err(self.env.damaged("the request ids", "there are not as many by age as by id"));
+        }
+        self.txn.walk(RECENT, &[], |key, value| {
+            let id = unseal(RECENT, key, value).and_then(|body| decode_text(body).map_err(|error| error.to_string()));
+            let id = match id {
+                Ok(id) => id,
+                Err(problem) => return visit("?", Err(problem)),
+            };
+            let row = match self.request(&id) {
+                Ok(Some(row)) if row.tid.0.to_be_bytes() == *key => Ok(row),
+                Ok(_) => Err("its rows by age and by id do not agree".to_owned()),
+                Err(error) => Err(error.to_string()),
+            };
+            visit(&id, row)
+        })
+    }
+
+    /// How many objects, names and request ids there are to walk.
     pub(super) fn rows(&self) -> Result<u64, StorageError> {
-        Ok(self.txn.count(OBJECTS)? + self.txn.count(NAMES)?)
+        Ok(self.txn.count(OBJECTS)? + self.txn.count(NAMES)? + self.txn.count(RECENT)?)
     }
 
     fn open<T>(

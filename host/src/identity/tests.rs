@@ -209,7 +209,7 @@ proptest! {
 }
 
 /// Makes an identity with a table and a history of a few batches; answers it and its files.
-fn small_identity() -> (Subject, [std::path::PathBuf; 2]) {
+fn small_identity() -> (Subject, [PathBuf; 2]) {
     let mut subject = Subject::new();
     for round in 0..20_u8 {
         let writes = vec![(1 + round % 7, Some(round)), (1 + (round + 3) % 7, Some(round + 100))];

@@ -9,8 +9,10 @@ use theseus_value::ObjectId;
 use super::{
     Head, IdentityId, Place, StorageError, Tid, Version,
     batch::BatchView,
+    fingerprint,
     history::{History, StoredBatch},
-    table::{Table, TableView},
+    table::{Reached, RequestRow, Table, TableView},
+    write::count,
 };
 
 /// One place where an identity is not what it should be.
@@ -67,6 +69,8 @@ pub fn verify(place: &Place, progress: Progress<'_>) -> Result<Verified, Storage
         reached: Tid::NONE,
         objects: FxHashMap::default(),
         names: FxHashMap::default(),
+        requests: FxHashMap::default(),
+        broken: false,
         head: Head::default(),
         found: Verified {
             identity: view.identity()?,
@@ -102,8 +106,12 @@ struct Walk {
     /// What the history says so far.
     objects: FxHashMap<ObjectId, Version>,
     names: FxHashMap<String, (Tid, ObjectId)>,
+    /// The requests that were executed, by a digest of their id, which is enough to find a row that is not among them.
+    requests: FxHashMap<u64, RequestRow>,
     /// The last record walked.
     head: Head,
+    /// Whether a record could not be read, so that what follows from the records is not known any more.
+    broken: bool,
     found: Verified,
 }
 
@@ -137,7 +145,10 @@ impl Walk {
         let place = format!("history record of transactions {expected_first} to {}", stored.last);
         match stored.check() {
             Ok(view) => self.whole_batch(&place, &view),
-            Err(problem) => self.damage(place, problem),
+            Err(problem) => {
+                self.broken = true;
+                self.damage(place, problem);
+            }
         }
         // The stored hash, damaged or not, is what the next record's link is compared with: each damage is told once.
         self.head = Head { tid: stored.last, hash: stored.hash };
@@ -157,6 +168,11 @@ impl Walk {
             self.found.transactions += 1;
             match transaction {
                 Ok(transaction) => {
+                    if let Some(id) = transaction.request_id {
+                        let (target, fingerprint) =
+                            (transaction.target, fingerprint(transaction.method, transaction.arguments));
+                        self.requests.insert(digest(id), RequestRow { tid, target, fingerprint });
+                    }
                     for write in transaction.writes {
                         self.write(tid, write);
                     }
@@ -180,12 +196,10 @@ impl Walk {
         };
         let (found, expected) =
             ((write.number, write.previous, write.jump), (version.number, version.previous, version.jump()));
-        if found != expected {
+        if found != expected && !self.broken {
+            let (found, expected) = (pointers(&found), pointers(&expected));
             let place = format!("transaction {tid}, object {object}");
-            self.damage(
-                place,
-                format!("(version, previous, jump) is {found:?}, the versions before it ask for {expected:?}"),
-            );
+            self.damage(place, format!("it is {found}, but the versions before it ask for {expected}"));
         }
         self.objects.insert(object, version);
     }
@@ -193,6 +207,10 @@ impl Walk {
     /// Compares the table with what the history says at the transaction that the table has reached.
     fn compare_table(&mut self) -> Result<(), StorageError> {
         let Some(table) = self.table.take() else { return Ok(()) };
+        if self.broken {
+            // Each row's own seal was all that could be checked, and the damaged record is what has to be mended first.
+            return self.check_seals(&table);
+        }
         let (mut rows, mut objects, mut names) = (0, 0, 0);
         let mut damage = Vec::new();
         table.walk_objects(|object, row| {
@@ -213,12 +231,52 @@ impl Walk {
             }
             Ok(damage.len() < DAMAGE_MAX)
         })?;
+        table.walk_requests(|id, row| {
+            rows += 1;
+            let problem = match row {
+                Ok(row) if self.requests.get(&digest(id)) == Some(&row) => return Ok(true),
+                Ok(row) => format!("it points to transaction {}, the history does not", row.tid),
+                Err(problem) => problem,
+            };
+            damage.push(Damage { place: format!("the request id `{id}`"), problem });
+            Ok(damage.len() < DAMAGE_MAX)
+        })?;
+        let reached = self.expected_reached();
+        if table.reached()? != reached {
+            let problem = format!("the history asks for {reached:?}");
+            damage.push(Damage { place: "the note of how far the object table has come".to_owned(), problem });
+        }
         if damage.len() < DAMAGE_MAX && (objects, names) != (self.objects.len(), self.names.len()) {
             self.look_for_missing(&table, &mut damage)?;
         }
         self.found.rows = rows;
         self.found.damage.append(&mut damage);
         Ok(())
+    }
+
+    /// Checks what can be checked of the table without the history.
+    fn check_seals(&mut self, table: &TableView) -> Result<(), StorageError> {
+        let mut damage = Vec::new();
+        table.walk_objects(|object, row| {
+            damage.extend(row.err().map(|problem| Damage { place: format!("object {object}"), problem }));
+            Ok(damage.len() < DAMAGE_MAX)
+        })?;
+        table.walk_names(|name, row| {
+            damage.extend(row.err().map(|problem| Damage { place: format!("the name `{name}`"), problem }));
+            Ok(damage.len() < DAMAGE_MAX)
+        })?;
+        self.found.damage.append(&mut damage);
+        Ok(())
+    }
+
+    /// What the table's own note has to say.
+    fn expected_reached(&self) -> Reached {
+        let mut expected = Reached { tid: self.reached, ..Reached::start() };
+        for (object, version) in &self.objects {
+            expected.next_object = expected.next_object.max(object.0 + 1);
+            count(&mut expected.census, None, version);
+        }
+        expected
     }
 
     /// Lists what the history has and the table has not.
@@ -238,6 +296,14 @@ impl Walk {
         damage.truncate(DAMAGE_MAX);
         Ok(())
     }
+}
+
+fn digest(id: &str) -> u64 {
+    twox_hash::XxHash3_64::oneshot(id.as_bytes())
+}
+
+fn pointers((number, previous, jump): &(u64, Tid, Tid)) -> String {
+    format!("version {number} after transaction {previous}, jumping to {jump}")
 }
 
 fn compare_object(row: Result<Version, String>, expected: Option<&Version>) -> Result<(), String> {

@@ -191,8 +191,9 @@ impl Writer {
             identity.names.put(name.clone(), tid, (tid, *object), self.batch_first, keep_from);
         }
         if let Some(id) = draft.request_id {
-            let fingerprint = fingerprint(draft.target, draft.method, draft.arguments);
-            let remembered = Remembered { tid, fingerprint, outcome: Some(draft.outcome.clone()) };
+            let fingerprint = fingerprint(draft.method, draft.arguments);
+            let outcome = Some(draft.outcome.clone());
+            let remembered = Remembered { tid, target: draft.target, fingerprint, outcome };
             identity.requests.put(Arc::from(id), tid, remembered, self.batch_first, keep_from);
         }
     }

@@ -256,8 +256,6 @@ pub mod codes {
     pub const STORAGE_FULL: &str = "storage_full";
     /// The storage does not work; the host has to be restarted. (HTTP 503)
     pub const STORAGE_FAILED: &str = "storage_failed";
-    /// A record of the identity is not what was written. (HTTP 500; exit code 5)
-    pub const IDENTITY_DAMAGED: &str = "identity_damaged";
     /// The plugin file is not acceptable. (HTTP 422; exit code 4)
     pub const PLUGIN_REFUSED: &str = "plugin_refused";
     /// The plan says no. (HTTP 409; exit code 4)

@@ -272,7 +272,7 @@ fn swap_view(swapped: &Swapped) -> SwapView {
 
 fn swap_error(failure: &SwapError) -> ActionError {
     match failure {
-        SwapError::Stage(_) | SwapError::Inspect { .. } | SwapError::Load { .. } => {
+        SwapError::Stage(_) | SwapError::Inspect { .. } | SwapError::Load { .. } | SwapError::SelfTest { .. } => {
             views::error(codes::PLUGIN_REFUSED, failure.to_string())
         }
         SwapError::Plan { .. } => views::error(codes::PLAN_REFUSED, failure.to_string()),

@@ -1,5 +1,6 @@
 //! What the inside looks like from outside: objects, names and transactions as [`Answer`]s, online and offline alike.
 
+use theseus_abi::FailureCode;
 use theseus_value::{ObjectId, Value};
 
 use super::action::{self, ActionError, Answer, ObjectRef, ObjectView, TransactionView, codes};
@@ -234,8 +235,8 @@ pub(super) fn refusal(refusal: &Refusal) -> ActionError {
 
 pub(super) fn storage(failure: StorageError) -> ActionError {
     let code = match &failure {
-        StorageError::Damaged { .. } => codes::IDENTITY_DAMAGED,
-        _ => "storage",
+        StorageError::Damaged { .. } => FailureCode::IDENTITY_DAMAGED.name(),
+        _ => FailureCode::STORAGE.name(),
     };
     error(code, failure.to_string())
 }

@@ -15,6 +15,7 @@ use std::{
     time::Instant,
 };
 
+use theseus_abi::Failure;
 use theseus_value::Value;
 
 pub use self::{
@@ -66,6 +67,14 @@ pub enum SwapError {
         path: PathBuf,
         /// Why.
         source: Box<LoadError>,
+    },
+    /// The plugin says that it does not work here.
+    #[error("{}: the plugin's self test failed: {failure}", path.display())]
+    SelfTest {
+        /// The file.
+        path: PathBuf,
+        /// What the plugin says.
+        failure: Failure,
     },
     /// The executor did not carry it out.
     #[error(transparent)]
@@ -175,17 +184,21 @@ pub fn swap(
     }
 }
 
-/// Loads candidates. If one does not load, those loaded before it are retired again.
+/// Loads candidates and has each test itself. If one fails, those loaded are retired again.
 fn load(candidates: Vec<Candidate>, retirement: &Retirement) -> Result<Vec<Arc<Generation>>, SwapError> {
     let mut generations = Vec::new();
     for Candidate { path, inspection, staged } in candidates {
-        match plugin::load(staged, inspection) {
-            Ok(generation) => generations.push(Arc::new(generation)),
-            Err(source) => {
-                retirement.retire(generations);
-                return Err(SwapError::Load { path, source: Box::new(source) });
-            }
-        }
+        let tested = plugin::load(staged, inspection).map(|generation| {
+            generations.push(Arc::new(generation));
+            generations.last().expect("it was just pushed").self_test()
+        });
+        let error = match tested {
+            Ok(Ok(())) => continue,
+            Ok(Err(failure)) => SwapError::SelfTest { path, failure },
+            Err(source) => SwapError::Load { path, source: Box::new(source) },
+        };
+        retirement.retire(generations);
+        return Err(error);
     }
     Ok(generations)
 }

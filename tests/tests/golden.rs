@@ -1,0 +1,65 @@
+//! What users and plugins rely on, word for word. A change here is a change for them: look at it, and if it is meant, run the
+//! tests with `UPDATE_GOLDEN=1`.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::fs;
+
+use theseus_abi::{ABI_VERSION, FailureCode, HOST_ABI, LAYOUT_FINGERPRINT};
+use theseus_tests::{
+    artifacts::checkout,
+    home::{finish, plain_command},
+};
+
+/// Compares with a file of `tests/golden`.
+fn assert_golden(name: &str, found: &str) {
+    let path = checkout().join("tests/golden").join(name);
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        return fs::write(&path, found).unwrap();
+    }
+    let golden = fs::read_to_string(&path).unwrap_or_default();
+    let differs = golden.lines().zip(found.lines()).position(|(golden, found)| golden != found);
+    let differs = differs.unwrap_or_else(|| golden.lines().count().min(found.lines().count()));
+    let line = |text: &str| text.lines().nth(differs).unwrap_or("(the end)").to_owned();
+    assert!(
+        golden == found,
+        "{name} differs from line {} on:\n  golden: {}\n  found:  {}\nIf that is meant: UPDATE_GOLDEN=1",
+        differs + 1,
+        line(&golden),
+        line(found)
+    );
+}
+
+fn help(arguments: &[&str]) -> String {
+    // As wide as the widest terminal that is made use of.
+    finish(plain_command().args(arguments).env("COLUMNS", "100")).succeeded()
+}
+
+#[test]
+fn the_help_of_the_command_line() {
+    let whole = help(&["--help"]);
+    let commands = whole.split("Commands:\n").nth(1).unwrap().split("\n\n").next().unwrap();
+    let commands: Vec<&str> = commands
+        .lines()
+        .filter(|line| line.starts_with("  ") && !line.starts_with("   "))
+        .filter_map(|line| line.split_whitespace().next())
+        .filter(|command| *command != "help")
+        .collect();
+    assert!(commands.len() > 15, "{commands:?}");
+    let mut found = format!("$ theseus --help\n{whole}\n");
+    for command in commands {
+        found += &format!("\n$ theseus {command} --help\n{}\n", help(&[command, "--help"]));
+    }
+    assert_golden("help.txt", &found);
+}
+
+/// If this fails and the version is the same, plugins that were built before would be loaded and misbehave: read the
+/// policy at the top of `abi/src/lib.rs`.
+#[test]
+fn the_boundary_to_plugins() {
+    let mut found = format!("ABI version {ABI_VERSION}, hosts serve {HOST_ABI}\nlayout fingerprint {LAYOUT_FINGERPRINT:016x}\n");
+    for code in FailureCode::ALL {
+        found += &format!("failure {} {}\n", code.0, code.name());
+    }
+    assert_golden("abi.txt", &found);
+}
