@@ -14,7 +14,8 @@ fn folder() -> &'static Path {
     FOLDER.get_or_init(|| {
         // TARGET/PROFILE/deps/this-test
         let this = std::env::current_exe().unwrap();
-        let profile = this.parent().and_then(Path::parent).expect("test programs lie in TARGET/PROFILE/deps").to_owned();
+        let profile =
+            this.parent().and_then(Path::parent).expect("test programs lie in TARGET/PROFILE/deps").to_owned();
         build(profile.parent().expect("a profile's folder lies in the target folder"));
         profile
     })
@@ -53,8 +54,7 @@ pub fn voyage() -> PathBuf {
 
 /// A plugin of `plugins/` by the name of its crate without `theseus-`, such as `counter-v2`.
 pub fn plugin(name: &str) -> PathBuf {
-    let file =
-        format!("{}{}{}", std::env::consts::DLL_PREFIX, name.replace('-', "_"), std::env::consts::DLL_SUFFIX);
+    let file = format!("{}{}{}", std::env::consts::DLL_PREFIX, name.replace('-', "_"), std::env::consts::DLL_SUFFIX);
     let path = folder().join(file);
     assert!(path.is_file(), "{} was not built", path.display());
     path

@@ -103,5 +103,9 @@ pub fn http_address(home: &Home) -> Option<SocketAddr> {
 
 /// The status of a home's host, if one runs and answers.
 pub fn status(home: &Home) -> Option<Json> {
-    home.admin().send("GET", "/v1/status", &[], b"").ok().filter(|answer| answer.status == 200).map(|answer| answer.json())
+    home.admin()
+        .send("GET", "/v1/status", &[], b"")
+        .ok()
+        .filter(|answer| answer.status == 200)
+        .map(|answer| answer.json())
 }

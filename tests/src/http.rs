@@ -95,13 +95,7 @@ impl Client {
     }
 
     /// Sends a request and receives the whole answer. After an error the connection is gone.
-    pub fn send(
-        &mut self,
-        method: &str,
-        path: &str,
-        headers: &[(&str, &str)],
-        body: &[u8],
-    ) -> io::Result<Response> {
+    pub fn send(&mut self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> io::Result<Response> {
         self.connect()?;
         let Some(mut connection) = self.connection.take() else { unreachable!("it was just made") };
         write_request(connection.get_mut(), method, path, headers, body)?;

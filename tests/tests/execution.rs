@@ -271,6 +271,66 @@ fn concurrent_repetitions_of_a_request_are_executed_once() {
     assert_eq!(client.call("visits", "count", &json!([])), 20);
 }
 
+#[test]
+fn no_number_loses_a_digit_on_its_way() {
+    let (home, _host, mut client) = with_plugin("counter");
+    client.create("counter.Counter", "visits");
+    // 2^53 + 1, which a floating-point number cannot hold.
+    let large = "9007199254740993";
+    assert_eq!(home.run(&["call", "visits", "increment", large]), large);
+    assert_eq!(client.get("/v1/objects/visits/count").ok()["result"].to_string(), large);
+    assert!(home.run(&["history", "visits", "--json"]).contains(&format!("\"arguments\":[{large}]")));
+    assert_eq!(home.run(&["call", "visits", "increment", "-18014398509481986"]), format!("-{large}"));
+    client.post("/v1/objects/visits/increment", &json!([u64::MAX])).problem(422, "bad_arguments");
+    client.post("/v1/objects/visits/increment", &json!([i64::MIN])).problem(409, "refused");
+}
+
+#[test]
+fn more_than_the_queue_holds_is_refused_and_not_done() {
+    let home = Home::with_settings("[execution]\nqueue_max = 2\n");
+    let (home, host, mut client) = hosted(home, &[artifacts::troublemaker()]);
+    client.create("troublemaker.Trouble", "one");
+    let answers: Vec<_> = thread::scope(|scope| {
+        let clients: Vec<_> = (0..12)
+            .map(|_| {
+                let mut client = host.client();
+                scope.spawn(move || client.post("/v1/objects/one/dawdle", &json!([100])))
+            })
+            .collect();
+        clients.into_iter().map(|client| client.join().unwrap()).collect()
+    });
+    let (done, refused): (Vec<_>, Vec<_>) = answers.into_iter().partition(|answer| answer.status == 200);
+    assert!(!done.is_empty() && !refused.is_empty(), "{} done, {} refused", done.len(), refused.len());
+    for answer in &refused {
+        answer.problem(429, "overloaded");
+        assert!(answer.header("retry-after").is_some_and(|seconds| seconds.parse::<u32>().is_ok()));
+    }
+    assert_eq!(slots(&mut client, "one")["count"], done.len());
+    host.stop();
+    home.verify();
+}
+
+#[test]
+fn the_metrics_count_what_was_done() {
+    let (_home, _host, mut client) = with_plugin("counter");
+    client.create("counter.Counter", "visits");
+    let figure = |client: &mut Client, name: &str| -> u64 {
+        let metrics = client.get("/metrics");
+        let line = metrics.text().lines().find(|line| line.split(' ').next() == Some(name)).map(str::to_owned);
+        let line = line.unwrap_or_else(|| panic!("no {name} in {}", metrics.text()));
+        line.split(' ').nth(1).unwrap().parse().unwrap()
+    };
+    let before = figure(&mut client, "theseus_transactions_total");
+    for _ in 0..10 {
+        client.call("visits", "increment", &json!([1]));
+        client.call("visits", "count", &json!([]));
+    }
+    assert_eq!(figure(&mut client, "theseus_transactions_total"), before + 10);
+    assert!(figure(&mut client, "theseus_queries_total") >= 10);
+    assert_eq!(figure(&mut client, "theseus_tid"), client.tid());
+    assert_eq!(figure(&mut client, "theseus_objects"), 1);
+}
+
 // --- Batches ------------------------------------------------------------------------------------------------------------
 
 #[test]
@@ -296,7 +356,11 @@ fn a_batch_answers_line_for_line_in_order() {
     for number in 0..500 {
         let (increment, count) = (lines.next().unwrap(), lines.next().unwrap());
         assert_eq!(increment, json!({ "result": number + 1, "tid": before + number + 1 }));
-        assert_eq!(count, json!({ "result": number + 1, "tid": null }), "a query in a batch sees what stands before it");
+        assert_eq!(
+            count,
+            json!({ "result": number + 1, "tid": null }),
+            "a query in a batch sees what stands before it"
+        );
         match number % 100 {
             10 => assert_eq!(lines.next().unwrap()["error"]["code"], "no_such_object"),
             20 => assert_eq!(lines.next().unwrap()["error"]["code"], "bad_request"),
@@ -406,7 +470,8 @@ fn a_query_that_would_change_something_is_refused() {
 
 #[test]
 fn transactions_have_bounds() {
-    let settings = "[execution]\nnesting_max = 20\nobjects_per_transaction_max = 50\nwrite_bytes_per_transaction_max = 100_000\n";
+    let settings =
+        "[execution]\nnesting_max = 20\nobjects_per_transaction_max = 50\nwrite_bytes_per_transaction_max = 100_000\n";
     let (home, host, mut client) = hosted(Home::with_settings(settings), &[artifacts::troublemaker()]);
     client.create("troublemaker.Trouble", "one");
     assert_eq!(client.call("one", "descend", &json!([19])), 19, "20 messages deep");

@@ -57,7 +57,8 @@ fn the_help_of_the_command_line() {
 /// policy at the top of `abi/src/lib.rs`.
 #[test]
 fn the_boundary_to_plugins() {
-    let mut found = format!("ABI version {ABI_VERSION}, hosts serve {HOST_ABI}\nlayout fingerprint {LAYOUT_FINGERPRINT:016x}\n");
+    let mut found =
+        format!("ABI version {ABI_VERSION}, hosts serve {HOST_ABI}\nlayout fingerprint {LAYOUT_FINGERPRINT:016x}\n");
     for code in FailureCode::ALL {
         found += &format!("failure {} {}\n", code.0, code.name());
     }

@@ -66,11 +66,10 @@ fn objects_are_made_called_copied_and_removed() {
     assert_eq!(home.run(&["call", "4", "count"]), "100");
     let listed = home.run(&["ls"]);
     let words: Vec<Vec<&str>> = listed.lines().skip(1).map(|line| line.split_whitespace().collect()).collect();
-    assert_eq!(words, [
-        ["child", "3", "counter.Counter"],
-        ["copy", "2", "counter.Counter"],
-        ["visits", "1", "counter.Counter"],
-    ]);
+    assert_eq!(
+        words,
+        [["child", "3", "counter.Counter"], ["copy", "2", "counter.Counter"], ["visits", "1", "counter.Counter"],]
+    );
     assert_eq!(home.run(&["ls", "vis"]).lines().count(), 2);
     assert_eq!(home.run(&["delete", "copy"]), "deleted copy");
     let message = home.cli(&["get", "copy"]).failed(1);
@@ -272,11 +271,21 @@ fn a_restart_keeps_everything() {
     assert_eq!(home.run(&["call", "child", "count"]), "10");
     assert_eq!(home.run(&["call", "visits", "increment", "10", "--request-id", "first"]), "10", "not executed again");
     assert_eq!(home.run(&["call", "visits", "increment", "1"]), "11");
-    let methods: Vec<_> = home.lines(&["history"]).iter().map(|line| line["method"].as_str().unwrap().to_owned()).collect();
-    assert_eq!(methods, [
-        "theseus.start", "theseus.swap", "theseus.create", "increment", "theseus.derive", "theseus.stop",
-        "theseus.start", "increment",
-    ]);
+    let methods: Vec<_> =
+        home.lines(&["history"]).iter().map(|line| line["method"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(
+        methods,
+        [
+            "theseus.start",
+            "theseus.swap",
+            "theseus.create",
+            "increment",
+            "theseus.derive",
+            "theseus.stop",
+            "theseus.start",
+            "increment",
+        ]
+    );
     host.stop();
     home.verify();
 }
@@ -330,10 +339,12 @@ fn a_stopping_host_finishes_what_it_has_begun() {
     home.run(&["new", "troublemaker.Trouble", "t"]);
     let mut client = host.client();
     let slow = std::thread::spawn(move || client.call("t", "dawdle", &json!({ "ms": 1000 })));
-    until("the call to begin", || host.client().get("/metrics").text().contains("theseus_longest_call_ms") && {
-        let metrics = host.client().get("/metrics");
-        let longest = metrics.text().lines().find(|line| line.starts_with("theseus_longest_call_ms "));
-        longest.is_some_and(|line| !line.ends_with(" 0"))
+    until("the call to begin", || {
+        host.client().get("/metrics").text().contains("theseus_longest_call_ms") && {
+            let metrics = host.client().get("/metrics");
+            let longest = metrics.text().lines().find(|line| line.starts_with("theseus_longest_call_ms "));
+            longest.is_some_and(|line| !line.ends_with(" 0"))
+        }
     });
     host.stop();
     assert_eq!(slow.join().unwrap(), Json::Null, "it was answered");

@@ -243,7 +243,10 @@ fn a_history_that_was_cut_off_is_told_and_not_crashed_over() {
             let answered = command == "get" && output.code == 0;
             if !(output.code == 5 || answered) || said.trim().is_empty() || panicked || left != length as u64 {
                 let of = whole.len();
-                wrong.push(format!("`{command}` with {length} of {of} bytes: exit {}, {left} left: {said}", output.code));
+                wrong.push(format!(
+                    "`{command}` with {length} of {of} bytes: exit {}, {left} left: {said}",
+                    output.code
+                ));
             }
         }
     }
@@ -340,9 +343,8 @@ fn a_full_disk_refuses_writes_until_there_is_room_again() {
     fill(&disk, "ballast", 1 << 20);
 
     let text = "x".repeat(50_000);
-    let keep = |client: &mut Client, number: u32| {
-        client.post("/v1/objects/one/keep", &json!([format!("{number} {text}")]))
-    };
+    let keep =
+        |client: &mut Client, number: u32| client.post("/v1/objects/one/keep", &json!([format!("{number} {text}")]));
     let mut kept = 0;
     let refused = loop {
         let answer = keep(&mut client, kept);

@@ -78,6 +78,26 @@ fn a_swap_under_load_loses_and_repeats_nothing() {
 }
 
 #[test]
+fn a_batch_goes_on_through_swaps() {
+    let (home, host, _) = counting();
+    let lines = "{\"object\":\"visits\",\"method\":\"increment\",\"arguments\":[1]}\n".repeat(3000);
+    let mut client = host.client();
+    let batch = thread::spawn(move || client.send("POST", "/v1/batch", &[], lines.as_bytes()).unwrap().lines());
+    let files = [home.beside("other.so"), artifacts::plugin("counter")];
+    artifacts::altered_copy(&files[1], &files[0], "another file");
+    let mut swaps = 0;
+    while !batch.is_finished() {
+        home.swap(&[&files[swaps % 2]]);
+        swaps += 1;
+    }
+    assert!(swaps > 0);
+    let results: Vec<i64> = batch.join().unwrap().iter().map(|line| line["result"].as_i64().unwrap()).collect();
+    assert_eq!(results, (1..=3000).collect::<Vec<i64>>());
+    host.stop();
+    home.verify();
+}
+
+#[test]
 fn objects_migrate_when_they_are_touched() {
     let (home, host, mut client) = counting();
     client.call("visits", "increment", &json!([10]));
@@ -94,7 +114,8 @@ fn objects_migrate_when_they_are_touched() {
     assert_eq!(swapped["plugins"], plan["plugins"], "it does what the plan says");
     assert_eq!(swapped["tid"], tid + 1, "a swap is one transaction, whatever the number of objects");
 
-    let schema = |client: &mut Client, object: &str| client.get(&format!("/v1/objects/{object}")).ok()["schema"].clone();
+    let schema =
+        |client: &mut Client, object: &str| client.get(&format!("/v1/objects/{object}")).ok()["schema"].clone();
     assert_eq!(schema(&mut client, "visits"), 1, "nobody has touched it yet");
     assert_eq!(client.call("visits", "step", &json!([])), 1, "a query sees it migrated");
     assert_eq!(schema(&mut client, "visits"), 1, "and leaves no trace");

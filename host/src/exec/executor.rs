@@ -81,11 +81,20 @@ pub(super) fn start(
 }
 
 fn checkpointer(identity: &Identity, plans: &Receiver<CheckpointPlan>) {
+    let mut failing = false;
     for plan in plans {
         let started = Instant::now();
         match identity.checkpoint(plan) {
-            Ok(()) => log::debug!("the object table has reached {} in {:?}", identity.reached(), started.elapsed()),
-            Err(error) => log::warn!("the object table stays at {}, to be tried again: {error}", identity.reached()),
+            Ok(()) => {
+                log::debug!("the object table has reached {} in {:?}", identity.reached(), started.elapsed());
+                failing = false;
+            }
+            // Tried again and again, so told once.
+            Err(error) if !failing => {
+                log::warn!("the object table stays at {} and is tried again: {error}", identity.reached());
+                failing = true;
+            }
+            Err(_) => {}
         }
     }
 }

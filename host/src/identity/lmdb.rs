@@ -118,14 +118,56 @@ impl Drop for EnvInner {
     }
 }
 
+impl EnvInner {
+    /// Sees to it that every page that LMDB may read lies within the file: one that does not would end the process (SIGBUS).
+    ///
+    /// The file may rightly end before the last page, because LMDB does not write pages that a transaction took and gave back;
+    /// so a short file is made longer. Where it was cut off, zeros are found, and what was there is reported as damaged.
+    fn make_whole_pages(&self) -> Result<(), StorageError> {
+        let fail = |error| failed(&self.path, error);
+        let pages = self.environment.info().map_err(fail)?.last_pgno() as u64 + 1;
+        let needed = pages * u64::from(self.environment.stat().map_err(fail)?.page_size());
+        let data = self.path.join("data.mdb");
+        let io_error = |source| StorageError::Io { path: data.clone(), source };
+        let length = fs::metadata(&data).map_err(io_error)?.len();
+        if length >= needed {
+            return Ok(());
+        }
+        let extended = fs::OpenOptions::new().write(true).open(&data).and_then(|file| file.set_len(needed));
+        extended.map_err(|error| StorageError::Damaged {
+            path: self.path.clone(),
+            place: "the end of data.mdb".to_owned(),
+            problem: format!("it has {length} bytes, {needed} belong there, and it cannot be made longer: {error}"),
+        })
+    }
+}
+
+/// Refuses what LMDB would take for a new environment, or not survive.
+fn check_start(folder: &Path) -> Result<(), StorageError> {
+    /// Two meta pages of the smallest size that LMDB uses.
+    const LENGTH_MIN: u64 = 2 * 4096;
+
+    let data = folder.join("data.mdb");
+    match fs::metadata(&data) {
+        Ok(data) if data.is_file() && data.len() >= LENGTH_MIN => Ok(()),
+        Ok(data) => Err(StorageError::Damaged {
+            path: folder.to_owned(),
+            place: "the start of data.mdb".to_owned(),
+            problem: format!("it has {} bytes, which is not even its head: restore it from a backup", data.len()),
+        }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(StorageError::Missing { path: folder.to_owned() }),
+        Err(source) => Err(StorageError::Io { path: data, source }),
+    }
+}
+
 impl Env {
     pub(super) fn open(options: &EnvOptions<'_>) -> Result<Env, StorageError> {
         let given = options.path;
         let io_error = |source| StorageError::Io { path: given.to_owned(), source };
         if options.create {
             fs::create_dir_all(given).map_err(io_error)?;
-        } else if !given.join("data.mdb").is_file() {
-            return Err(StorageError::Missing { path: given.to_owned() });
+        } else {
+            check_start(given)?;
         }
         let path = given.canonicalize().map_err(io_error)?;
         if !OPEN.lock().unwrap_or_else(PoisonError::into_inner).insert(path.clone()) {
@@ -145,6 +187,7 @@ impl Env {
             .open(&path)
             .map_err(unregister)?;
         let mut inner = EnvInner { environment, databases: Vec::new(), path };
+        inner.make_whole_pages()?;
         for name in options.databases {
             let opened = if options.read_only {
                 inner.environment.open_db(Some(name))
@@ -191,11 +234,20 @@ fn failed(path: &Path, error: lmdb::Error) -> StorageError {
     match error {
         lmdb::Error::MapFull => StorageError::Full { path },
         lmdb::Error::Other(libc::ENOSPC | libc::EDQUOT) => StorageError::Full { path },
+        // What LMDB makes of a write that was cut short, which is what a disk does that becomes full half-way.
+        lmdb::Error::Other(libc::EIO) if has_no_room(&path) => StorageError::Full { path },
         lmdb::Error::Corrupted | lmdb::Error::PageNotFound | lmdb::Error::Invalid => {
             StorageError::Damaged { path, place: "an LMDB page".to_owned(), problem: error.to_string() }
         }
         source => StorageError::Failed { path, source },
     }
+}
+
+/// Whether the file system has less room than a large commit needs.
+fn has_no_room(path: &Path) -> bool {
+    const COMMIT_BYTES: u64 = 16 << 20;
+
+    rustix::fs::statvfs(path).is_ok_and(|system| system.f_bavail.saturating_mul(system.f_frsize) < COMMIT_BYTES)
 }
 
 /// A consistent view of an environment.
