@@ -9,6 +9,7 @@
 #![allow(clippy::unwrap_used, reason = "in a harness of tests, a broken assumption is a failed test")]
 
 pub mod artifacts;
+pub mod dice;
 #[path = "../plugins/fixtures.rs"]
 pub mod fixtures;
 pub mod home;

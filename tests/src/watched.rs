@@ -23,6 +23,18 @@ pub struct Watched {
 impl Watched {
     /// Starts a watchdog and waits until its host answers. The options come after those that say home, host and address.
     pub fn start(home: &Home, options: &[&str]) -> Watched {
+        let mut watchdog = Watched::spawn(home, options);
+        let address = until_some("the watched host's first answer", || {
+            if let Some(status) = watchdog.ended() {
+                panic!("the watchdog ended with {status}");
+            }
+            http_address(home)
+        });
+        Watched { watchdog, address }
+    }
+
+    /// Starts a watchdog without waiting for anything.
+    pub fn spawn(home: &Home, options: &[&str]) -> Process {
         let mut command = Command::new(artifacts::watchdog());
         for variable in ["NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "WATCHDOG_USEC", "RUST_BACKTRACE"] {
             command.env_remove(variable);
@@ -31,15 +43,7 @@ impl Watched {
         if !options.iter().any(|option| option.starts_with("--listen")) {
             command.arg("--listen=127.0.0.1:0");
         }
-        command.args(options);
-        let mut watchdog = Process::start(&mut command, &log_file(home));
-        let address = until_some("the watched host's first answer", || {
-            if let Some(status) = watchdog.ended() {
-                panic!("the watchdog ended with {status}");
-            }
-            http_address(home)
-        });
-        Watched { watchdog, address }
+        Process::start(command.args(options), &log_file(home))
     }
 
     /// Where applications connect; it stays the same for all hosts.

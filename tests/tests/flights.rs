@@ -3,6 +3,8 @@
 //!
 //! Takes the excerpt that the project ships, or the file that `FLIGHTS` names.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 use std::{
     path::PathBuf,
     process::{Command, Stdio},

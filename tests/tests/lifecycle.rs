@@ -374,6 +374,22 @@ fn follower_lines(log: &Path) -> Vec<Json> {
 }
 
 #[test]
+fn a_watched_status_is_shown_again_and_again_also_through_a_restart() {
+    let (home, host) = counting();
+    let log = home.beside("watched");
+    let _watcher = Process::start(&mut home.command(&["status", "--watch", "--json"]), &log);
+    let shows = |incarnation: u64, healthy: bool| {
+        let lines = follower_lines(&log);
+        lines.iter().any(|line| line["incarnation"] == incarnation && line["healthy"] == healthy)
+    };
+    until("the status of the first host", || shows(1, true));
+    host.stop();
+    until("the status without a host", || shows(1, false));
+    let _host = Host::start(&home);
+    until("the status of the second host", || shows(2, true));
+}
+
+#[test]
 fn settings_that_do_not_exist_are_refused_by_name() {
     let home = Home::bare("[execution]\nqueue_maximum = 5\n");
     let message = home.cli(&["init"]).failed(1);

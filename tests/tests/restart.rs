@@ -310,3 +310,27 @@ fn a_cycle_that_is_interrupted_anywhere_ends_in_one_of_the_two_releases() {
     let update = home.transactions("theseus.update").len();
     assert_eq!(update, 6, "each cycle was requested once");
 }
+
+#[test]
+fn a_damaged_identity_is_held_and_neither_repaired_nor_tried_forever() {
+    let (home, watched) = watched();
+    watched.stop();
+    let history = home.file("identity/history/data.mdb");
+    let whole = fs::read(&history).unwrap();
+    let garbage = vec![0xa5; whole.len()];
+    fs::write(&history, &garbage).unwrap();
+    let mut watchdog = Watched::spawn(&home, OPTIONS);
+    assert_eq!(watchdog.wait().code(), Some(3), "{}", watchdog.log());
+    let reason = fs::read_to_string(home.file("update/held")).unwrap();
+    assert!(!reason.trim().is_empty(), "it says why");
+    assert_eq!(fs::read(&history).unwrap(), garbage, "nobody has touched it");
+    assert_eq!(Watched::spawn(&home, OPTIONS).wait().code(), Some(3), "and it stays so");
+
+    // An operator puts it right.
+    fs::write(&history, &whole).unwrap();
+    fs::remove_file(home.file("update/held")).unwrap();
+    let watched = Watched::start(&home, OPTIONS);
+    assert_eq!(watched.client().call("visits", "count", &json!([])), 0);
+    watched.stop();
+    home.verify();
+}

@@ -11,22 +11,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use theseus_tests::{Client, Home, Host, artifacts, home::document, host, json, load::Load, until};
+use theseus_tests::{Client, Home, Host, artifacts, dice::Dice, home::document, host, json, load::Load, until};
 
 /// How often the host is killed.
 const CRASHES: u64 = 15;
-
-/// Numbers that are the same in every run (Marsaglia, "Xorshift RNGs").
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % sides
-    }
-}
 
 // --- Crashes ------------------------------------------------------------------------------------------------------------
 
@@ -147,15 +135,18 @@ fn a_flipped_bit_in_the_history_is_found_and_placed() {
     home.verify();
 }
 
-/// Starts a host on a damaged identity. It may refuse, with exit code 5 and its reason; else it has to go on without
-/// what is damaged, as `look` checks.
+/// Starts a host on a damaged identity. It may refuse, with exit code 5 and its reason, and then writes nothing; else it has
+/// to go on without what is damaged, as `look` checks.
 fn start_damaged(home: &Home, look: impl FnOnce(&mut Client)) {
+    let head = || document(&home.cli(&["verify", "--json"]).stdout)["head"].clone();
+    let before = head();
     let mut process = Host::spawn(home, |_| {});
     until("the host to start or end", || process.ended().is_some() || host::status(home).is_some());
     match process.ended() {
         Some(status) => {
             assert_eq!(status.code(), Some(5), "{}", process.log());
             assert!(process.log().contains("theseus: identity_damaged: "), "{}", process.log());
+            assert_eq!(head(), before, "a host that does not start adds nothing to a damaged history");
         }
         None => look(&mut home.admin()),
     }
@@ -197,8 +188,8 @@ fn a_flipped_bit_in_the_object_table_is_found_and_placed() {
     home.run(&["get", "replaced"]);
     start_damaged(&home, |client| {
         client.get("/v1/objects/kept").problem(500, "identity_damaged");
-        client.get("/v1/objects/kept/note").problem(500, "storage");
-        client.post("/v1/objects/kept/touch", &json!([])).problem(500, "storage");
+        client.get("/v1/objects/kept/note").problem(500, "identity_damaged");
+        client.post("/v1/objects/kept/touch", &json!([])).problem(500, "identity_damaged");
         assert_eq!(client.call("replaced", "count", &json!([])), 0);
     });
     for place in &found {
@@ -223,6 +214,72 @@ fn any_flipped_bit_of_a_record_is_found() {
     home.verify();
 }
 
+#[test]
+fn a_flipped_bit_in_the_names_of_tables_is_found() {
+    let home = marked();
+    let mut wrong = Vec::new();
+    for (file, names) in [
+        ("identity/objects/data.mdb", &["reached", "objects", "names", "meta"][..]),
+        ("identity/history/data.mdb", &["batches", "meta"]),
+    ] {
+        let path = home.file(file);
+        let before = fs::read(&path).unwrap();
+        for name in names {
+            let found = places(&path, name);
+            assert!(!found.is_empty(), "{file} has no `{name}`: this test is to be brought up to date");
+            for place in found {
+                flip(&path, place, 0);
+            }
+            let output = home.cli(&["verify"]);
+            if output.code != 5 {
+                wrong.push(format!("`{name}` in {file}: exit {}: {}{}", output.code, output.stdout, output.stderr));
+            }
+            fs::write(&path, &before).unwrap();
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    home.verify();
+}
+
+#[test]
+fn a_flipped_bit_anywhere_is_told_or_makes_no_difference() {
+    let home = marked();
+    let mut whole = home.verify();
+    whole["elapsed_ms"] = json!(0);
+    let mut dice = Dice(0xf11b);
+    let (mut found, mut wrong) = (0, Vec::new());
+    for file in ["identity/history/data.mdb", "identity/objects/data.mdb"] {
+        let path = home.file(file);
+        let length = fs::metadata(&path).unwrap().len();
+        for number in 0..100 {
+            // Every other one into the pages where LMDB keeps its own books.
+            let place =
+                if number % 2 == 0 { dice.roll(length) } else { dice.roll(length / 4096) * 4096 + dice.roll(64) };
+            let bit = dice.roll(8) as u8;
+            let before = fs::read(&path).unwrap();
+            flip(&path, place, bit);
+            let output = home.cli(&["verify", "--json"]);
+            let same = || {
+                let mut report = document(&output.stdout);
+                report["elapsed_ms"] = json!(0);
+                report == whole
+            };
+            match output.code {
+                0 if same() => {}
+                5 => found += 1,
+                code => {
+                    let said = output.stdout.clone() + &output.stderr;
+                    wrong.push(format!("bit {bit} of byte {place} of {file}: exit {code}: {said}"));
+                }
+            }
+            fs::write(&path, before).unwrap();
+        }
+    }
+    assert!(found > 0, "not one of them was found");
+    assert!(wrong.is_empty(), "instead of {whole}:\n{}", wrong.join("\n"));
+    home.verify();
+}
+
 // --- Files that end early -----------------------------------------------------------------------------------------------
 
 #[test]
@@ -238,15 +295,15 @@ fn a_history_that_was_cut_off_is_told_and_not_crashed_over() {
             let output = home.cli(arguments);
             let said = output.stdout + &output.stderr;
             let panicked = said.contains("panicked at");
-            let left = fs::metadata(&file).unwrap().len();
+            // Filling it up keeps LMDB from reading beyond its end; what is left of it stays.
+            let after = fs::read(&file).unwrap();
+            let kept = after.starts_with(&whole[..length]) && after[length..].iter().all(|byte| *byte == 0);
             // A single object may well be whole.
             let answered = command == "get" && output.code == 0;
-            if !(output.code == 5 || answered) || said.trim().is_empty() || panicked || left != length as u64 {
-                let of = whole.len();
-                wrong.push(format!(
-                    "`{command}` with {length} of {of} bytes: exit {}, {left} left: {said}",
-                    output.code
-                ));
+            if !(output.code == 5 || answered) || said.trim().is_empty() || panicked || !kept {
+                let said: String = said.chars().take(300).collect();
+                let code = output.code;
+                wrong.push(format!("`{command}` with {length} bytes: exit {code}, kept: {kept}: {said}"));
             }
         }
     }

@@ -10,7 +10,9 @@ use std::{
     time::Duration,
 };
 
-use theseus_tests::{Client, Home, Host, Json, artifacts, fixtures, home::document, json, load::Load, process, until};
+use theseus_tests::{
+    Client, Home, Host, Json, artifacts, fixtures, home::document, json, load::Load, process, process::Process, until,
+};
 
 /// A running host with the counter, an object `visits` of it, and a client.
 fn counting() -> (Home, Host, Client) {
@@ -198,6 +200,39 @@ fn a_swap_survives_a_restart_and_a_crash() {
     let host = Host::start(&home);
     assert_eq!(plugins(&home).0, in_force);
     assert_eq!(host.client().call("visits", "increment", &json!([])), 10);
+    host.stop();
+    home.verify();
+}
+
+#[test]
+fn a_crash_during_a_swap_leaves_the_old_or_the_new() {
+    let (home, mut host, _) = counting();
+    let files: Vec<PathBuf> = (0..8)
+        .map(|number| {
+            let file = home.beside(&format!("round-{number}.so"));
+            artifacts::altered_copy(&artifacts::plugin("counter"), &file, &format!("round {number}"));
+            file
+        })
+        .collect();
+    let load = Load::start(host.address(), "visits", 2);
+    let mut outcomes = [0, 0];
+    for (round, file) in files.iter().enumerate() {
+        let before = plugins(&home).0[0].1.clone();
+        let swap = Process::start(&mut home.command(&["swap", file.to_str().unwrap()]), &home.beside("swap.log"));
+        thread::sleep(Duration::from_millis(12 * round as u64));
+        host.kill();
+        drop(swap);
+        home.verify();
+        host = Host::start(&home);
+        load.move_to(host.address());
+        let after = plugins(&home).0[0].1.clone();
+        assert!(after == before || after == digest(file), "{after} is in force after {before}");
+        outcomes[usize::from(after == before)] += 1;
+    }
+    assert!(!outcomes.contains(&0), "the crashes all came before or all after: {outcomes:?}");
+    let report = load.finish();
+    let count = host.client().call("visits", "count", &json!([])).as_i64().unwrap();
+    report.assert_exactly_once(count);
     host.stop();
     home.verify();
 }

@@ -2,6 +2,7 @@
 
 use std::{
     io::{self, Write},
+    mem::ManuallyDrop,
     net::TcpListener,
     sync::Arc,
     thread,
@@ -34,7 +35,8 @@ pub(crate) fn run(home: &Home) -> Result<(), Fault> {
     let stop = watch_signals().map_err(cannot("signals cannot be received"))?;
     let supervisor = Notifier::from_env().map_err(cannot("the supervisor cannot be told anything"))?;
     let inherited = listeners::take().map_err(cannot("the supervisor's sockets cannot be used"))?;
-    let runtime = Arc::new(Runtime::open(home, &config)?);
+    // Never dropped: the plugins stay loaded until the process ends, because their own threads may still be running.
+    let runtime = ManuallyDrop::new(Arc::new(Runtime::open(home, &config)?));
     let served = serve(home, &config, &runtime, inherited, Arc::new(supervisor), stop);
     // Also if nothing could be served: whatever was opened is closed in order.
     let stopped = runtime.stop();

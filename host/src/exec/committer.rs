@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     thread::JoinHandle,
@@ -54,6 +54,8 @@ pub(super) struct Verdict {
     /// The epoch whose batches were refused, plus one; 0 if none was yet. The executor then forgets that epoch's transactions
     /// and begins the next.
     failed: AtomicU64,
+    /// Why. A lock because the committer writes what the executor reads.
+    refusal: Mutex<Option<Refusal>>,
 }
 
 impl Verdict {
@@ -62,7 +64,13 @@ impl Verdict {
         self.failed.load(Ordering::Acquire) == epoch + 1
     }
 
-    fn fail(&self, epoch: u64) {
+    /// Why the last batch was refused that was.
+    pub(super) fn refusal(&self) -> Refusal {
+        self.refusal.lock().unwrap_or_else(PoisonError::into_inner).clone().unwrap_or(Refusal::Stopping)
+    }
+
+    fn fail(&self, epoch: u64, refusal: Refusal) {
+        *self.refusal.lock().unwrap_or_else(PoisonError::into_inner) = Some(refusal);
         self.failed.store(epoch + 1, Ordering::Release);
     }
 }
@@ -77,7 +85,6 @@ pub(super) fn start(
     ready: Sender<Ready>,
 ) -> JoinHandle<()> {
     spawn("committer", move || {
-        let mut refusal = Refusal::Stopping;
         let tell = |answered, took| _ = ready.send(Ready { answered, took, since: Instant::now() });
         tell(0, Duration::ZERO);
         for commit in batches {
@@ -85,7 +92,7 @@ pub(super) fn start(
             let (epoch, started) = (batch.epoch, Instant::now());
             let count = batch.len() as u64;
             let result = if verdict.is_failed(epoch) {
-                Err(refusal.clone())
+                Err(verdict.refusal())
             } else {
                 commit_batch(&mut committer, batch, &plugins)
             };
@@ -106,8 +113,7 @@ pub(super) fn start(
                     if let Refusal::StorageFailed { message } = &error {
                         vitals.fail(message.clone());
                     }
-                    refusal = error.clone();
-                    verdict.fail(epoch);
+                    verdict.fail(epoch, error.clone());
                     Err(error)
                 }
             };

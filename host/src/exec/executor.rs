@@ -5,7 +5,10 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, atomic::Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     thread::JoinHandle,
     time::{Duration, Instant},
 };
@@ -53,6 +56,7 @@ pub(super) fn start(
     let committer = Committer::new(start.identity.clone(), start.incarnation);
     let mut seed = [0; 8];
     getrandom(&mut seed);
+    let table_is_stuck = Arc::new(AtomicBool::new(false));
     let executor = Executor {
         writer: Writer::new(start.identity.clone(), start.resume),
         plugins: published.load_full(),
@@ -68,33 +72,35 @@ pub(super) fn start(
         committer: None,
         verdict: verdict.clone(),
         plans: plan_sender,
+        table_is_stuck: table_is_stuck.clone(),
         upgrades: start.upgrades.clone(),
         stopping: false,
     };
     vitals.objects.store(executor.writer.census().values().sum(), Ordering::Relaxed);
-    let identity = start.identity.clone();
+    let (identity, checkpointer_vitals) = (start.identity.clone(), vitals.clone());
     vec![
         committer::start(committer, vitals.clone(), published.clone(), verdict, commits, ready_sender),
-        spawn("checkpointer", move || checkpointer(&identity, &plans)),
+        spawn("checkpointer", move || checkpointer(&identity, &plans, &table_is_stuck, &checkpointer_vitals)),
         spawn("executor", move || executor.run()),
     ]
 }
 
-fn checkpointer(identity: &Identity, plans: &Receiver<CheckpointPlan>) {
-    let mut failing = false;
+/// Brings the object table forward. Want of room passes; any other failure is the host's end.
+fn checkpointer(identity: &Identity, plans: &Receiver<CheckpointPlan>, is_stuck: &AtomicBool, vitals: &Vitals) {
     for plan in plans {
         let started = Instant::now();
         match identity.checkpoint(plan) {
             Ok(()) => {
                 log::debug!("the object table has reached {} in {:?}", identity.reached(), started.elapsed());
-                failing = false;
+                is_stuck.store(false, Ordering::Relaxed);
             }
             // Tried again and again, so told once.
-            Err(error) if !failing => {
-                log::warn!("the object table stays at {} and is tried again: {error}", identity.reached());
-                failing = true;
+            Err(error) if error.is_full() => {
+                if !is_stuck.swap(true, Ordering::Relaxed) {
+                    log::warn!("the object table stays at {} and is tried again: {error}", identity.reached());
+                }
             }
-            Err(_) => {}
+            Err(error) => vitals.fail(error.to_string()),
         }
     }
 }
@@ -118,6 +124,8 @@ struct Executor {
     committer: Option<Ready>,
     verdict: Arc<Verdict>,
     plans: Sender<CheckpointPlan>,
+    /// Whether the last checkpoint failed for want of room.
+    table_is_stuck: Arc<AtomicBool>,
     upgrades: UpgradeSink,
     stopping: bool,
 }
@@ -225,6 +233,7 @@ impl Executor {
     /// Gives the open batch to the committer, which has to be ready.
     fn close_batch(&mut self) {
         self.committer = None;
+        self.writer.reader().refresh();
         let commit = Commit {
             batch: self.writer.close_batch(),
             plugins: self.plugins.clone(),
@@ -243,8 +252,7 @@ impl Executor {
         {
             (_, self.plugins) = self.superseded.pop_back().expect("it was just looked at");
         }
-        let message = "the storage refused a transaction before this one; nothing of either was done".to_owned();
-        committer::give(std::mem::take(&mut self.answers), &Err(Refusal::StorageFull { message }));
+        committer::give(std::mem::take(&mut self.answers), &Err(self.verdict.refusal()));
     }
 
     /// Has the object table brought forward when it lags, and waits for it when it lags too much.
@@ -258,7 +266,7 @@ impl Executor {
         if lag >= most / 4 {
             self.checkpoint();
         }
-        if lag >= most {
+        if lag >= most && !self.table_is_stuck.load(Ordering::Relaxed) {
             // The table cannot keep up: what it has not seen must stay bounded.
             std::thread::sleep(Duration::from_millis(1));
         }
@@ -279,6 +287,13 @@ impl Executor {
         self.stopping |= matches!(doing, Doing::Note { what: STOP, .. });
         if let Some(message) = self.vitals.fatal() {
             return reply(Err(Refusal::StorageFailed { message }));
+        }
+        if self.table_is_stuck.load(Ordering::Relaxed)
+            && self.writer.lag() >= self.config.identity.tail_transactions_max
+        {
+            let message =
+                "the object table cannot be brought up to date, so what it lacks would grow without bound".to_owned();
+            return reply(Err(Refusal::StorageFull { message }));
         }
         self.vitals.busy(0);
         let executed = self.execute(doing, request_id.as_deref());
@@ -355,6 +370,9 @@ impl Executor {
         let (time_us, seed) = (now_us(), split_mix(&mut self.seeds));
         let mut turn = self.turn(time_us, seed);
         let result = turn.message(target, method, arguments);
+        if let Some(failure) = turn.poison.take() {
+            return failure.into();
+        }
         let (command, entered, upgrade) = (turn.command, turn.entered, turn.upgrade.take());
         let outcome = match result {
             Ok(buffers) => {
@@ -544,6 +562,7 @@ impl Executor {
             entered: false,
             command: false,
             written_bytes: 0,
+            poison: None,
             scratch: &mut self.scratch,
         }
     }

@@ -73,6 +73,7 @@ impl QueryWorker {
                 }
             };
             query(self);
+            self.reader.refresh();
         }
     }
 
@@ -117,10 +118,15 @@ impl QueryWorker {
             entered: false,
             command: false,
             written_bytes: 0,
+            poison: None,
             scratch: &mut self.scratch,
         };
         let target = turn.find(object)?;
-        let buffers = turn.message(target, method, arguments)?;
+        let result = turn.message(target, method, arguments);
+        if let Some(failure) = turn.poison.take() {
+            return Err(failure);
+        }
+        let buffers = result?;
         let outcome = Arc::new(Outcome::Done(buffers.result.as_slice().into()));
         self.scratch.recycle(buffers);
         Ok(Done { tid: None, outcome, head, pause_us: 0 })

@@ -23,6 +23,9 @@ use crate::{
 /// An encoded map without entries.
 const EMPTY_MAP: &[u8] = &[0xa0];
 
+/// How many objects one look along the parents may visit.
+const ANCESTORS_MAX: usize = 1_000;
+
 /// The longest name of an object, in bytes.
 pub const NAME_BYTES_MAX: usize = 255;
 
@@ -71,6 +74,8 @@ pub(super) struct Turn<'a> {
     /// Whether the message that began the turn is a command, once that is known.
     pub command: bool,
     pub written_bytes: usize,
+    /// What the storage failed with, if it did: nothing of the turn may be recorded then, whatever the plugin makes of it.
+    pub poison: Option<Failure>,
     pub scratch: &'a mut Scratch,
 }
 
@@ -90,6 +95,10 @@ impl Scratch {
     pub(super) fn take_changes(&mut self) -> Changes {
         let mut writes: Vec<_> = self.writes.drain().collect();
         writes.sort_unstable_by_key(|(object, _)| *object);
+        // Draining costs what the map has room for, and one large transaction must not cost all later ones.
+        if self.writes.capacity() > 4 * 1024 {
+            self.writes = FxHashMap::default();
+        }
         (writes, std::mem::take(&mut self.names).into_iter().collect())
     }
 
@@ -170,6 +179,10 @@ impl<'a> Turn<'a> {
         };
         self.entered = true;
         behavior.call(self, receiver, method, slots, arguments, buffers)?;
+        if buffers.result.len() > self.limits.write_bytes_per_transaction_max {
+            let message = format!("a result may have {} bytes", self.limits.write_bytes_per_transaction_max);
+            return Err(Failure::new(FailureCode::LIMIT_EXCEEDED, message));
+        }
         if !buffers.changes.is_empty() {
             let mut merged = Vec::with_capacity(record.slots.len() + buffers.changes.len());
             merge_maps(&record.slots, &buffers.changes, &mut merged).map_err(|error| encoding(receiver, &error))?;
@@ -301,7 +314,7 @@ impl<'a> Turn<'a> {
                     }
                 }
             }
-            Ok(false)
+            Ok(found.len() == names.len())
         })?;
         Ok(found.into_iter().map(|(name, (_, value))| (name, value)).collect())
     }
@@ -323,7 +336,14 @@ impl<'a> Turn<'a> {
                 if !seen.insert(parent) {
                     continue;
                 }
-                let parent = self.load(parent)?;
+                check_ancestors(seen.len())?;
+                let parent = self.load(parent).map_err(|failure| match failure.code {
+                    FailureCode::NO_SUCH_OBJECT => Failure::new(
+                        FailureCode::NO_SUCH_OBJECT,
+                        format!("object {parent}, to which the receiver delegates, was deleted"),
+                    ),
+                    _ => failure,
+                })?;
                 done |= visit(depth, &parent)?;
                 next.extend_from_slice(&parent.parents);
             }
@@ -357,7 +377,15 @@ impl<'a> Turn<'a> {
             View::Newest => self.reader.newest(object),
             View::Snapshot(head) => self.reader.snapshot(object, head),
         };
-        Ok(version.map_err(|error| storage(&error))?.and_then(|version| version.record.clone()))
+        let version = version.map_err(|error| self.poisoned(&error))?;
+        Ok(version.and_then(|version| version.record.clone()))
+    }
+
+    /// Takes note that the storage failed.
+    fn poisoned(&mut self, error: &StorageError) -> Failure {
+        let failure = storage(error);
+        self.poison = Some(failure.clone());
+        failure
     }
 
     fn write(&mut self, object: ObjectId, record: Option<Arc<ObjectRecord>>) -> Result<(), Failure> {
@@ -439,9 +467,11 @@ impl<'a> Turn<'a> {
                 if !seen.insert(parent) {
                     continue;
                 }
+                check_ancestors(seen.len())?;
                 let mut stored = self.peek(parent)?;
                 if stored.as_ref().is_some_and(|it| it.behavior == record.behavior && it.schema != record.schema) {
-                    let before = self.reader.last_in_schema(parent, record.schema).map_err(|error| storage(&error))?;
+                    let before = self.reader.last_in_schema(parent, record.schema);
+                    let before = before.map_err(|error| self.poisoned(&error))?;
                     stored = before.or(stored);
                 }
                 if let Some(parent) = stored {
@@ -466,7 +496,7 @@ impl<'a> Turn<'a> {
                 View::Newest => self.reader.name(name),
                 View::Snapshot(_) => self.reader.durable_name(name),
             }
-            .map_err(|error| storage(&error))?,
+            .map_err(|error| self.poisoned(&error))?,
         };
         match object {
             Some(object) => Ok(self.peek(object)?.map(|_| object)),
@@ -522,6 +552,10 @@ impl CallHost for Turn<'_> {
     fn clone_object(&mut self, original: ObjectId) -> Result<ObjectId, Failure> {
         self.changing("create objects")?;
         let record = self.load(original)?;
+        if self.scratch.busy.contains(&(original, true)) {
+            let message = format!("object {original} cannot be cloned while a command changes it");
+            return Err(Failure::new(FailureCode::REENTRANT, message));
+        }
         self.add((*record).clone())
     }
 
@@ -584,6 +618,14 @@ impl CallHost for Turn<'_> {
         self.upgrade = Some(request.to_vec());
         Ok(())
     }
+}
+
+fn check_ancestors(seen: usize) -> Result<(), Failure> {
+    if seen <= ANCESTORS_MAX {
+        return Ok(());
+    }
+    let message = format!("an object may delegate to {ANCESTORS_MAX} others, those of its parents counted");
+    Err(Failure::new(FailureCode::LIMIT_EXCEEDED, message))
 }
 
 /// Whether a text may be a name: it has to fit a path segment and must not look like an id.

@@ -122,23 +122,41 @@ impl EnvInner {
     /// Sees to it that every page that LMDB may read lies within the file: one that does not would end the process (SIGBUS).
     ///
     /// The file may rightly end before the last page, because LMDB does not write pages that a transaction took and gave back;
-    /// so a short file is made longer. Where it was cut off, zeros are found, and what was there is reported as damaged.
-    fn make_whole_pages(&self) -> Result<(), StorageError> {
-        let fail = |error| failed(&self.path, error);
-        let pages = self.environment.info().map_err(fail)?.last_pgno() as u64 + 1;
-        let needed = pages * u64::from(self.environment.stat().map_err(fail)?.page_size());
+    /// so its owner makes a short file longer, in a way that never shortens it. Where it was cut off, zeros are found, and
+    /// what was there is reported as damaged.
+    fn make_whole_pages(&self, read_only: bool) -> Result<(), StorageError> {
         let data = self.path.join("data.mdb");
         let io_error = |source| StorageError::Io { path: data.clone(), source };
-        let length = fs::metadata(&data).map_err(io_error)?.len();
-        if length >= needed {
-            return Ok(());
+        let (mut length, mut needed) = (0, 0);
+        // A live host may be about to write what is missing.
+        for _ in 0..5 {
+            let fail = |error| failed(&self.path, error);
+            let pages = self.environment.info().map_err(fail)?.last_pgno() as u64 + 1;
+            needed = pages * u64::from(self.environment.stat().map_err(fail)?.page_size());
+            length = fs::metadata(&data).map_err(io_error)?.len();
+            if length >= needed {
+                return Ok(());
+            }
+            if !read_only {
+                let file = fs::OpenOptions::new().write(true).open(&data).map_err(io_error)?;
+                let grown = rustix::fs::fallocate(file, rustix::fs::FallocateFlags::empty(), length, needed - length);
+                return grown.map_err(|errno| io_error(errno.into()));
+            }
+            std::thread::sleep(std::time::Duration::from_millis(20));
         }
-        let extended = fs::OpenOptions::new().write(true).open(&data).and_then(|file| file.set_len(needed));
-        extended.map_err(|error| StorageError::Damaged {
+        Err(StorageError::Damaged {
             path: self.path.clone(),
             place: "the end of data.mdb".to_owned(),
-            problem: format!("it has {length} bytes, {needed} belong there, and it cannot be made longer: {error}"),
+            problem: format!("it has {length} bytes, {needed} belong there"),
         })
+    }
+
+    /// Frees the reader slots of processes that were killed: what they read would never be written over.
+    fn clear_stale_readers(&self) -> Result<(), StorageError> {
+        let mut cleared = 0;
+        // SAFETY: the environment is open, and `cleared` outlives the call.
+        let code = unsafe { lmdb_sys::mdb_reader_check(self.environment.env(), &mut cleared) };
+        if code == 0 { Ok(()) } else { Err(failed(&self.path, lmdb::Error::from_err_code(code))) }
     }
 }
 
@@ -187,7 +205,8 @@ impl Env {
             .open(&path)
             .map_err(unregister)?;
         let mut inner = EnvInner { environment, databases: Vec::new(), path };
-        inner.make_whole_pages()?;
+        inner.make_whole_pages(options.read_only)?;
+        inner.clear_stale_readers()?;
         for name in options.databases {
             let opened = if options.read_only {
                 inner.environment.open_db(Some(name))

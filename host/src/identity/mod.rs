@@ -288,12 +288,12 @@ impl Identity {
 
     fn advance_table(&self, plan: CheckpointPlan) -> Result<(), StorageError> {
         let (since, until) = (self.reached(), plan.until);
-        let requests = self.requests.changed(since, until);
+        let requests = self.requests.changed(since, || until);
         let row = |it: Remembered| RequestRow { tid: it.tid, target: it.target, fingerprint: it.fingerprint };
         self.table.advance(Checkpoint {
             reached: Reached { tid: until, next_object: plan.next_object, census: plan.census },
-            objects: self.objects.changed(since, until),
-            names: self.names.changed(since, until),
+            objects: self.objects.changed(since, || until),
+            names: self.names.changed(since, || until),
             requests: requests.into_iter().map(|(id, remembered)| (id, row(remembered))).collect(),
             requests_max: plan.requests_max,
         })?;

@@ -74,11 +74,26 @@ impl<K: Hash + Eq + Clone, V: Clone> Overlay<K, V> {
         versions.drain(..superseded);
     }
 
-    /// The newest versions up to `until` that are newer than `since`, in no particular order.
-    pub(super) fn changed(&self, since: Tid, until: Tid) -> Vec<(K, V)> {
+    /// The newest durable version. `durable` is asked while nothing can be dropped: what is dropped then is older than what
+    /// was durable at some time before.
+    pub(super) fn newest_durable<Q>(&self, key: &Q, durable: impl Fn() -> Tid) -> Option<V>
+    where
+        K: Borrow<Q>,
+        Q: Hash + Eq + ?Sized,
+    {
+        self.read(key, |versions| {
+            let durable = durable();
+            versions.iter().rev().find(|(tid, _)| *tid <= durable).map(|(_, value)| value.clone())
+        })
+    }
+
+    /// The newest versions up to what `until` says that are newer than `since`, in no particular order. As for
+    /// [`newest_durable`](Self::newest_durable), `until` is asked while nothing can be dropped.
+    pub(super) fn changed(&self, since: Tid, until: impl Fn() -> Tid) -> Vec<(K, V)> {
         let mut changed = Vec::new();
         for shard in &self.shards {
             let shard = shard.read().unwrap_or_else(PoisonError::into_inner);
+            let until = until();
             for (key, versions) in shard.iter() {
                 match versions.iter().rev().find(|(tid, _)| *tid <= until) {
                     Some((tid, value)) if *tid > since => changed.push((key.clone(), value.clone())),
@@ -183,7 +198,7 @@ mod tests {
                     Step::CloseBatch => { closed = last; batch_first = last.next(); }
                     Step::BecomeDurable => durable = closed,
                     Step::Checkpoint => {
-                        for (key, value) in overlay.changed(reached, durable) {
+                        for (key, value) in overlay.changed(reached, || durable) {
                             let tid = overlay.newest_at(&key, durable).unwrap().0;
                             table.insert(key, (tid, value));
                         }

@@ -1,12 +1,12 @@
 //! Reading objects and names, now or as of a transaction.
 
-use std::{borrow::Borrow, hash::Hash, sync::Arc};
+use std::sync::Arc;
 
 use theseus_value::ObjectId;
 
 use super::{
-    Identity, ObjectRecord, Outcome, Overlay, Remembered, RequestRow, StorageError, Tid, Version, history::HistoryView,
-    table::TableView,
+    Identity, ObjectRecord, Outcome, Remembered, RequestRow, StorageError, Tid, Version, Write, history::HistoryView,
+    record::jump_number, table::TableView,
 };
 
 /// One thread's way to read an identity.
@@ -96,27 +96,10 @@ impl Reader {
 
     /// The newest durable version: the only one from which the history can be followed back.
     fn durable(&mut self, object: ObjectId) -> Result<Option<Arc<Version>>, StorageError> {
-        match self.newest_durable(&self.identity.objects, &object) {
+        let identity = &self.identity;
+        match identity.objects.newest_durable(&object, || identity.head().tid) {
             Some(version) => Ok(Some(version)),
             None => Ok(self.table()?.object(object)?.map(Arc::new)),
-        }
-    }
-
-    /// The newest durable version in an overlay; none if the table has it.
-    fn newest_durable<K, V, Q>(&self, overlay: &Overlay<K, V>, key: &Q) -> Option<V>
-    where
-        K: Borrow<Q> + Hash + Eq + Clone,
-        V: Clone,
-        Q: Hash + Eq + ?Sized,
-    {
-        loop {
-            let head = self.identity.head();
-            let found = overlay.newest_at(key, head.tid);
-            // While the head moves, what was the newest durable version may be dropped for one that is newer still; not to find
-            // it means something only if the head has not moved.
-            if found.is_some() || self.identity.head() == head {
-                return found.map(|(_, value)| value);
-            }
         }
     }
 
@@ -139,7 +122,8 @@ impl Reader {
     ///
     /// If the storage fails or the row is damaged.
     pub fn durable_name(&mut self, name: &str) -> Result<Option<ObjectId>, StorageError> {
-        match self.newest_durable(&self.identity.names, name) {
+        let identity = &self.identity;
+        match identity.names.newest_durable(name, || identity.head().tid) {
             Some((_, object)) => Ok(object),
             None => Ok(self.table()?.name(name)?.map(|(_, object)| object)),
         }
@@ -157,14 +141,8 @@ impl Reader {
         limit: usize,
     ) -> Result<Vec<(String, ObjectId)>, StorageError> {
         let within = |name: &str| name.starts_with(prefix) && after.is_none_or(|after| name > after);
-        let mut overlaid = loop {
-            // As in `newest_durable`.
-            let head = self.identity.head();
-            let overlaid = self.identity.names.changed(Tid::NONE, head.tid);
-            if self.identity.head() == head {
-                break overlaid;
-            }
-        };
+        let identity = &self.identity;
+        let mut overlaid = identity.names.changed(Tid::NONE, || identity.head().tid);
         overlaid.retain(|(name, _)| within(name));
         let hidden: rustc_hash::FxHashSet<Arc<str>> = overlaid.iter().map(|(name, _)| name.clone()).collect();
         let mut found: Vec<(String, ObjectId)> =
@@ -219,38 +197,52 @@ impl Reader {
     /// Follows an object's versions back from a newer one to the newest that transaction `at` could see.
     fn past(&self, object: ObjectId, newer: &Version, at: Tid) -> Result<Option<Arc<Version>>, StorageError> {
         let view = self.identity.history.read()?;
-        let (mut previous, mut jump) = (newer.previous, newer.jump());
-        loop {
-            // A jump to a version that is still too new saves steps; one that overshoots does not.
-            let next = if jump > at { jump } else { previous };
-            let Some(tid) = next.exists() else { return Ok(None) };
-            let write = written(&view, object, tid)?;
-            if tid <= at {
-                let spine = Box::new([]);
-                let (number, previous) = (write.number, write.previous);
-                return Ok(Some(Arc::new(Version { tid, number, previous, spine, record: write.record })));
-            }
-            (previous, jump) = (write.previous, write.jump);
-        }
+        let found = back(&view, object, Place::of(newer), |tid, _| tid > at)?;
+        Ok(found.map(|(tid, write)| {
+            let (number, previous, spine) = (write.number, write.previous, Box::new([]));
+            Arc::new(Version { tid, number, previous, spine, record: write.record })
+        }))
     }
 
-    /// The transactions that wrote an object, newest first, until `visit` answers false.
+    /// The transactions from `from` on that wrote an object, oldest first, at most `limit`.
     ///
     /// # Errors
     ///
     /// If the storage fails, or a row or record is damaged.
-    pub fn versions(&mut self, object: ObjectId, mut visit: impl FnMut(Tid) -> bool) -> Result<(), StorageError> {
-        let head = self.identity.head().tid;
-        let Some(newest) = self.snapshot(object, head)? else { return Ok(()) };
-        let view = self.identity.history.read()?;
-        let mut tid = newest.tid;
-        while visit(tid) {
-            match written(&view, object, tid)?.previous.exists() {
-                Some(previous) => tid = previous,
-                None => break,
-            }
+    pub fn versions(&mut self, object: ObjectId, from: Tid, limit: usize) -> Result<Vec<Tid>, StorageError> {
+        let Some(newest) = self.durable(object)? else { return Ok(Vec::new()) };
+        if newest.tid < from {
+            return Ok(Vec::new());
         }
-        Ok(())
+        let view = self.identity.history.read()?;
+        let before =
+            back(&view, object, Place::of(&newest), |tid, _| tid >= from)?.map_or(0, |(_, write)| write.number);
+        let last = newest.number.min(before + limit as u64);
+        let mut tids = Vec::new();
+        let (mut tid, mut previous) = match last == newest.number {
+            true => (newest.tid, newest.previous),
+            false => match back(&view, object, Place::of(&newest), |_, number| number > last)? {
+                Some((tid, write)) => (tid, write.previous),
+                None => return Ok(Vec::new()),
+            },
+        };
+        while tid >= from && tid != Tid::NONE {
+            tids.push(tid);
+            tid = previous;
+            previous = match tid.exists() {
+                Some(tid) if tid >= from => written(&view, object, tid)?.previous,
+                _ => Tid::NONE,
+            };
+        }
+        tids.reverse();
+        Ok(tids)
+    }
+
+    /// Lets go of the view of the object table if the table has moved on, so that it does not keep old pages in use.
+    pub fn refresh(&mut self) {
+        if self.table.as_ref().is_some_and(|(opened_at, _)| *opened_at != self.identity.reached()) {
+            self.table = None;
+        }
     }
 
     /// The view of the table, opened anew if the table has moved on: what has left the overlay since would be missed.
@@ -264,8 +256,42 @@ impl Reader {
     }
 }
 
+/// Where a version stands among the others.
+#[derive(Clone, Copy)]
+struct Place {
+    number: u64,
+    previous: Tid,
+    jump: Tid,
+}
+
+impl Place {
+    fn of(version: &Version) -> Place {
+        Place { number: version.number, previous: version.previous, jump: version.jump() }
+    }
+}
+
+/// Follows an object's versions back to the newest, before the one at `place`, that is not too new. `too_new` gets a
+/// version's transaction and number; whatever is older than a version that is not too new must not be either.
+fn back(
+    view: &HistoryView,
+    object: ObjectId,
+    mut place: Place,
+    too_new: impl Fn(Tid, u64) -> bool,
+) -> Result<Option<(Tid, Write)>, StorageError> {
+    loop {
+        // A jump to a version that is still too new saves steps; one that overshoots does not.
+        let jump = place.jump.exists().filter(|jump| too_new(*jump, jump_number(place.number)));
+        let Some(tid) = jump.or(place.previous.exists()) else { return Ok(None) };
+        let write = written(view, object, tid)?;
+        if !too_new(tid, write.number) {
+            return Ok(Some((tid, write)));
+        }
+        place = Place { number: write.number, previous: write.previous, jump: write.jump };
+    }
+}
+
 /// The write to `object` that transaction `tid` made.
-fn written(view: &HistoryView, object: ObjectId, tid: Tid) -> Result<super::Write, StorageError> {
+fn written(view: &HistoryView, object: ObjectId, tid: Tid) -> Result<Write, StorageError> {
     let missing = || view.damaged(tid, format!("it should have written object {object}, and did not"));
     view.with_batch(tid, |batch| {
         let transaction = batch.transaction(tid).ok_or_else(missing)?;

@@ -208,6 +208,65 @@ proptest! {
     }
 }
 
+/// While batches are committed and the table is brought forward, a snapshot shows every object as the last transaction of the
+/// snapshot left it, and never an older one.
+#[test]
+fn snapshots_are_exact_while_everything_moves() {
+    let subject = Subject::new();
+    let (mut writer, mut committer) = subject.open.unwrap();
+    let identity = writer.reader().identity().clone();
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    let moving = || !stop.load(std::sync::atomic::Ordering::Relaxed);
+    std::thread::scope(|threads| {
+        for _ in 0..2 {
+            threads.spawn(|| {
+                let mut reader = Reader::new(identity.clone());
+                while moving() {
+                    let head = identity.head().tid;
+                    for object in 1..5 {
+                        let version = reader.snapshot(ObjectId(object), head).unwrap();
+                        assert_eq!(version.map_or(Tid::NONE, |version| version.tid), head, "object {object}");
+                    }
+                    let named = reader.durable_name("name").unwrap();
+                    assert!(head == Tid::NONE || named.is_some());
+                    reader.refresh();
+                }
+            });
+        }
+        let mut plan = None;
+        for round in 0..400_u64 {
+            for _ in 0..3 {
+                let writes: Vec<_> = (1..5).map(|object| (ObjectId(object), Some(record(7)))).collect();
+                let names: [(Arc<str>, _); 1] = [("name".into(), Some(ObjectId(1 + round % 4)))];
+                let draft = Draft {
+                    request_id: None,
+                    target: None,
+                    method: "theseus.test",
+                    arguments: &[],
+                    time_us: 1,
+                    seed: 2,
+                    outcome: Arc::new(Outcome::Done([].into())),
+                    writes: &writes,
+                    names: &names,
+                };
+                writer.record(&draft).unwrap();
+            }
+            let batch = writer.close_batch();
+            let head = committer.append(batch, &(Arc::new([]) as Arc<[_]>), 3).unwrap();
+            committer.publish(head);
+            // A checkpoint takes some batches' time, as it does beside a busy executor.
+            if round % 5 == 0 {
+                plan = writer.plan_checkpoint(10, 0);
+            } else if round % 5 == 3
+                && let Some(plan) = plan.take()
+            {
+                identity.checkpoint(plan).unwrap();
+            }
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+}
+
 /// Makes an identity with a table and a history of a few batches; answers it and its files.
 fn small_identity() -> (Subject, [PathBuf; 2]) {
     let mut subject = Subject::new();

@@ -95,6 +95,9 @@ pub fn verify(place: &Place, progress: Progress<'_>) -> Result<Verified, Storage
     if walk.head.tid < walk.reached {
         let problem = format!("it ends with transaction {}, the objects are as of {}", walk.head.tid, walk.reached);
         walk.damage("history".to_owned(), problem);
+    } else if walk.table.is_some() && rows > 0 && walk.found.damage.is_empty() {
+        let problem = format!("it is as of transaction {}, with which no record of the history ends", walk.reached);
+        walk.damage("object table".to_owned(), problem);
     }
     Ok(walk.found)
 }
@@ -106,8 +109,8 @@ struct Walk {
     /// What the history says so far.
     objects: FxHashMap<ObjectId, Version>,
     names: FxHashMap<String, (Tid, ObjectId)>,
-    /// The requests that were executed, by a digest of their id, which is enough to find a row that is not among them.
-    requests: FxHashMap<u64, RequestRow>,
+    /// The requests that the table remembers and the history has not shown yet.
+    requests: FxHashMap<String, RequestRow>,
     /// The last record walked.
     head: Head,
     /// Whether a record could not be read, so that what follows from the records is not known any more.
@@ -119,15 +122,25 @@ impl Walk {
     /// Reads how far the table has come; answers how many rows it has. A table that cannot say is damaged and left out.
     fn open_table(&mut self) -> Result<u64, StorageError> {
         let Some(table) = &self.table else { return Ok(0) };
-        match table.reached() {
-            Ok(reached) => self.reached = reached.tid,
-            Err(error) => {
-                self.table = None;
-                self.damage("object table".to_owned(), error.to_string());
-                return Ok(0);
-            }
-        }
-        table.rows()
+        let read = table.reached().and_then(|reached| {
+            self.reached = reached.tid;
+            table.walk_requests(|id, row| {
+                self.found.rows += 1;
+                match row {
+                    Ok(row) => _ = self.requests.insert(id.to_owned(), row),
+                    Err(problem) => {
+                        self.found.damage.push(Damage { place: format!("the request id `{id}`"), problem });
+                    }
+                }
+                Ok(self.found.damage.len() < DAMAGE_MAX)
+            })?;
+            table.rows()
+        });
+        read.or_else(|error| {
+            self.table = None;
+            self.damage("object table".to_owned(), error.to_string());
+            Ok(0)
+        })
     }
 
     fn damage(&mut self, place: String, problem: String) {
@@ -171,7 +184,9 @@ impl Walk {
                     if let Some(id) = transaction.request_id {
                         let (target, fingerprint) =
                             (transaction.target, fingerprint(transaction.method, transaction.arguments));
-                        self.requests.insert(digest(id), RequestRow { tid, target, fingerprint });
+                        if self.requests.get(id) == Some(&RequestRow { tid, target, fingerprint }) {
+                            self.requests.remove(id);
+                        }
                     }
                     for write in transaction.writes {
                         self.write(tid, write);
@@ -231,16 +246,10 @@ impl Walk {
             }
             Ok(damage.len() < DAMAGE_MAX)
         })?;
-        table.walk_requests(|id, row| {
-            rows += 1;
-            let problem = match row {
-                Ok(row) if self.requests.get(&digest(id)) == Some(&row) => return Ok(true),
-                Ok(row) => format!("it points to transaction {}, the history does not", row.tid),
-                Err(problem) => problem,
-            };
+        for (id, row) in self.requests.drain().take(DAMAGE_MAX) {
+            let problem = format!("its row points to transaction {}, which is not that request", row.tid);
             damage.push(Damage { place: format!("the request id `{id}`"), problem });
-            Ok(damage.len() < DAMAGE_MAX)
-        })?;
+        }
         let reached = self.expected_reached();
         if table.reached()? != reached {
             let problem = format!("the history asks for {reached:?}");
@@ -249,7 +258,7 @@ impl Walk {
         if damage.len() < DAMAGE_MAX && (objects, names) != (self.objects.len(), self.names.len()) {
             self.look_for_missing(&table, &mut damage)?;
         }
-        self.found.rows = rows;
+        self.found.rows += rows;
         self.found.damage.append(&mut damage);
         Ok(())
     }
@@ -296,10 +305,6 @@ impl Walk {
         damage.truncate(DAMAGE_MAX);
         Ok(())
     }
-}
-
-fn digest(id: &str) -> u64 {
-    twox_hash::XxHash3_64::oneshot(id.as_bytes())
 }
 
 fn pointers((number, previous, jump): &(u64, Tid, Tid)) -> String {

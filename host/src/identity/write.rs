@@ -150,14 +150,19 @@ impl Writer {
     pub fn record(&mut self, draft: &Draft<'_>) -> Result<Tid, StorageError> {
         let tid = self.next_tid;
         self.versions.clear();
+        let mut before_all = Vec::with_capacity(draft.writes.len());
         for (object, record) in draft.writes {
             let before = self.reader.newest(*object)?;
             let version = match &before {
                 Some(before) => before.succeeded_by(tid, record.clone()),
                 None => Version::first(tid, record.clone()),
             };
-            count(&mut self.census, before.as_deref(), &version);
             self.versions.push((*object, Arc::new(version)));
+            before_all.push(before);
+        }
+        // Only now, because reading may have failed half-way.
+        for (before, (_, version)) in before_all.iter().zip(&self.versions) {
+            count(&mut self.census, before.as_deref(), version);
         }
         self.open.push(&Entry {
             request_id: draft.request_id,

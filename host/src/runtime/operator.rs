@@ -31,7 +31,7 @@ const UPDATE: &str = "theseus.update";
 
 /// How far back a start looks for an intent that was committed but perhaps not published, in transactions. Publishing follows
 /// the commit at once, so little can lie between.
-const UPDATE_SEARCH: u64 = 10_000;
+const UPDATE_SEARCH: u64 = 50_000;
 
 /// The most that may be asked for and not yet done.
 pub(super) const QUEUE_MAX: usize = 64;

@@ -81,16 +81,22 @@ pub(super) fn names(
 ) -> Result<Answer, ActionError> {
     let limit = limit.clamp(1, NAMES_MAX);
     let head = reader.identity().head().tid;
-    let mut found = reader.names(prefix, after, limit + 1).map_err(storage)?;
-    let more = found.len() > limit;
-    found.truncate(limit);
-    let mut names = Vec::with_capacity(found.len());
-    for (name, id) in found {
-        if let Some(record) = reader.snapshot(id, head).map_err(storage)?.and_then(|version| version.record.clone()) {
-            names.push((name, id, record.behavior.to_string()));
+    let (mut names, mut after) = (Vec::new(), after.map(str::to_owned));
+    loop {
+        let found = reader.names(prefix, after.as_deref(), limit + 1).map_err(storage)?;
+        let end = found.len() <= limit;
+        after = found.last().map(|(name, _)| name.clone());
+        for (name, id) in found {
+            // A name ends with its object.
+            let record = reader.snapshot(id, head).map_err(storage)?.and_then(|version| version.record.clone());
+            names.extend(record.map(|record| (name, id, record.behavior.to_string())));
+        }
+        let more = names.len() > limit;
+        if more || end {
+            names.truncate(limit);
+            return Ok(Answer::Names { names, more });
         }
     }
-    Ok(Answer::Names { names, more })
 }
 
 /// Transactions from `from` on, oldest first.
@@ -121,15 +127,7 @@ fn object_history(
     from: Tid,
     limit: usize,
 ) -> Result<Transactions, StorageError> {
-    let mut tids = Vec::new();
-    reader.versions(object, |tid| {
-        let wanted = tid >= from;
-        if wanted {
-            tids.push(tid);
-        }
-        wanted
-    })?;
-    tids.reverse();
+    let mut tids = reader.versions(object, from, limit + 1)?;
     let next = tids.get(limit).copied();
     tids.truncate(limit);
     let mut transactions = Vec::with_capacity(tids.len());
