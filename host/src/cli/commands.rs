@@ -1,10 +1,11 @@
 //! What each command does.
 
 use std::{
-    fs,
+    env, fs,
     io::{self, IsTerminal, Write},
+    os::unix::process::ExitStatusExt,
     path::{Path, PathBuf},
-    thread,
+    process, thread,
     time::{Duration, Instant},
 };
 
@@ -221,7 +222,38 @@ impl Session {
         Ok(())
     }
 
+    /// Verifies in a process of its own, because a file that is damaged badly enough ends whoever reads it.
     fn verify(&self) -> Result<(), Fault> {
+        /// Tells the child that it is the one to do it.
+        const IN_THIS_PROCESS: &str = "THESEUS_VERIFY_IN_THIS_PROCESS";
+
+        if env::var_os(IN_THIS_PROCESS).is_some() {
+            return self.verify_here();
+        }
+        let child = env::current_exe().and_then(|program| {
+            process::Command::new(program).args(env::args_os().skip(1)).env(IN_THIS_PROCESS, "1").status()
+        });
+        let status =
+            child.map_err(|error| Fault::failed("cannot_verify", format!("cannot start the reader: {error}")))?;
+        match (status.code(), status.signal()) {
+            (Some(0), _) => Ok(()),
+            // The child has said what is wrong.
+            (Some(code), _) if code == Exit::Damaged as i32 => Err(Fault::Shown(Exit::Damaged)),
+            (Some(_), _) => Err(Fault::Shown(Exit::Failed)),
+            (None, signal) => {
+                let message = format!(
+                    "{} is damaged so badly that reading it ended the reader (signal {}): restore a backup; the objects \
+                     alone can be made again from the history by moving {} away",
+                    self.home.identity().display(),
+                    signal.unwrap_or_default(),
+                    self.home.objects().display()
+                );
+                Err(Fault::damaged(message))
+            }
+        }
+    }
+
+    fn verify_here(&self) -> Result<(), Fault> {
         let shown = io::stderr().is_terminal();
         let mut last = Instant::now();
         let report = offline::verify(&self.home, &mut |done, total| {

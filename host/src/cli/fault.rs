@@ -56,6 +56,10 @@ impl Fault {
         Fault::new(Exit::Failed, code, message)
     }
 
+    pub(crate) fn damaged(message: impl Into<String>) -> Fault {
+        Fault::new(Exit::Damaged, IDENTITY_DAMAGED, message)
+    }
+
     pub(crate) fn no_host(home: &Home) -> Fault {
         let start = format!("no host is running in {home}; start it with `theseus --home {home} run`");
         Fault::new(Exit::NoHost, "no_host", start)

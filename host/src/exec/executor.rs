@@ -312,12 +312,12 @@ impl Executor {
     fn execute(&mut self, doing: Doing, request_id: Option<&str>) -> Executed {
         match doing {
             Doing::Send { object, method, arguments } => {
-                // Before the name is looked up: it may stand for another object by now, or for none.
-                let target = if let ObjectName::Id(id) = &object { Some(*id) } else { None };
-                if let Some(known) = self.repetition(request_id, target, &method, &arguments) {
+                // A name that stands for nothing any more does not keep a request from being recognised.
+                let target = self.turn(0, 0).find(&object);
+                if let Some(known) = self.repetition(request_id, target.as_ref().ok().copied(), &method, &arguments) {
                     return known;
                 }
-                match self.turn(0, 0).find(&object) {
+                match target {
                     Ok(target) => self.send(target, &method, &arguments, request_id),
                     Err(failure) => failure.into(),
                 }
@@ -346,7 +346,8 @@ impl Executor {
         }
     }
 
-    /// The answer to a request id that was seen before. `target` is none if the client gave a name.
+    /// The answer to a request id that was seen before. `target` is none for the host's own
+    /// doings, and for a name that stands for nothing.
     fn repetition(
         &mut self,
         request_id: Option<&str>,

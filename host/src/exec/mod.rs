@@ -37,7 +37,7 @@ pub use self::{
 };
 use crate::{
     config,
-    identity::{Census, Head, Identity, Incarnation, Outcome, Resume, Tid},
+    identity::{Census, Head, Identity, Incarnation, Outcome, RecordedFailure, Resume, Tid},
     plugin::Generation,
 };
 
@@ -367,6 +367,16 @@ impl Engine {
             }
         }
         done.map(|done| done.head)
+    }
+}
+
+impl From<Failure> for RecordedFailure {
+    fn from(failure: Failure) -> Self {
+        RecordedFailure {
+            code: failure.code.name().to_owned(),
+            kind: failure.kind.into(),
+            message: failure.message.into(),
+        }
     }
 }
 

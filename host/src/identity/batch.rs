@@ -49,16 +49,6 @@ pub struct RecordedFailure {
     pub message: String,
 }
 
-impl From<theseus_abi::Failure> for RecordedFailure {
-    fn from(failure: theseus_abi::Failure) -> Self {
-        RecordedFailure {
-            code: failure.code.name().to_owned(),
-            kind: failure.kind.into(),
-            message: failure.message.into(),
-        }
-    }
-}
-
 /// A transaction on its way into the history.
 pub(super) struct Entry<'a> {
     /// The client's id for the request, if it gave one.

@@ -255,7 +255,8 @@ fn failed(path: &Path, error: lmdb::Error) -> StorageError {
         lmdb::Error::Other(libc::ENOSPC | libc::EDQUOT) => StorageError::Full { path },
         // What LMDB makes of a write that was cut short, which is what a disk does that becomes full half-way.
         lmdb::Error::Other(libc::EIO) if has_no_room(&path) => StorageError::Full { path },
-        lmdb::Error::Corrupted | lmdb::Error::PageNotFound | lmdb::Error::Invalid => {
+        // Files of another version are not read by any release, so that, too, can only be damage.
+        lmdb::Error::Corrupted | lmdb::Error::PageNotFound | lmdb::Error::Invalid | lmdb::Error::VersionMismatch => {
             StorageError::Damaged { path, place: "an LMDB page".to_owned(), problem: error.to_string() }
         }
         source => StorageError::Failed { path, source },

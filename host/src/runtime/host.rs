@@ -132,6 +132,8 @@ impl Runtime {
         let store =
             Store::open(&home.plugin_store()).map_err(|error| OpenError::Home { problem: error.to_string() })?;
         let plugins = load_plugins(&store, &resume)?;
+        // Reads what may be damaged, so it comes before anything is written.
+        let update = Operator::last_update(&identity)?;
         let incarnation = Incarnation(resume.incarnation.0 + 1);
         let (orders, order_queue) = bounded(QUEUE_MAX);
         let upgrades = orders.clone();
@@ -159,7 +161,7 @@ impl Runtime {
             file_bytes_max: config.plugins.file_bytes_max,
             update: Arc::default(),
         });
-        operator.take_up_update()?;
+        operator.take_up_update(update);
         log::info!(
             "identity {} at {}, incarnation {}, {} transactions replayed, open after {:?}",
             identity.id(),

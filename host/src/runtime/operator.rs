@@ -17,7 +17,7 @@ use super::{
 use crate::{
     exec::{Doing, Engine, Refusal},
     home::Home,
-    identity::{IdentityId, Incarnation, StorageError, Tid},
+    identity::{Identity, IdentityId, Incarnation, StorageError, Tid},
     plugin::{Digest, Store},
     restart::{
         bundle::{self, Bundle},
@@ -169,8 +169,17 @@ impl Operator {
     }
 
     /// Takes up the restart cycle that a former incarnation committed: publishes it if that was not done.
-    pub(super) fn take_up_update(&self) -> Result<(), StorageError> {
-        let identity = self.engine.identity();
+    pub(super) fn take_up_update(&self, last: Option<Instruction>) {
+        if let Some(instruction) = last.filter(|instruction| instruction.expires_us > instruction::now_us())
+            && matches!(instruction::is_finished(self.home.path(), &instruction.id), Ok(false))
+            && let Err(error) = self.publish(&instruction)
+        {
+            log::error!("{}", error.message);
+        }
+    }
+
+    /// The last restart cycle that a former incarnation committed, if it was not long ago.
+    pub(super) fn last_update(identity: &Identity) -> Result<Option<Instruction>, StorageError> {
         let from = Tid(identity.head().tid.0.saturating_sub(UPDATE_SEARCH).max(1));
         let mut last: Option<Instruction> = None;
         identity.walk_history(from, |batch| {
@@ -182,13 +191,7 @@ impl Operator {
             }
             Ok(true)
         })?;
-        if let Some(instruction) = last.filter(|instruction| instruction.expires_us > instruction::now_us())
-            && matches!(instruction::is_finished(self.home.path(), &instruction.id), Ok(false))
-            && let Err(error) = self.publish(&instruction)
-        {
-            log::error!("{}", error.message);
-        }
-        Ok(())
+        Ok(last)
     }
 
     /// The plugins in force and the replaced ones that are still loaded.
