@@ -389,7 +389,7 @@ mod tests {
 
     #[test]
     fn paths_become_absolute() {
-        let here = std::env::current_dir().unwrap();
+        let here = env::current_dir().unwrap();
         let paths = absolute(&["a/b.so".into(), "/c.so".into()]).unwrap();
         assert_eq!(paths, [here.join("a/b.so").to_str().unwrap(), "/c.so"]);
     }

@@ -111,7 +111,7 @@ pub enum Doing {
     /// Looks at the set in force and the objects there are, between two transactions. Leaves no trace.
     Look {
         /// Called on the executor, so it must be quick.
-        look: Box<dyn FnOnce(&PluginSet, &Census) + Send>,
+        look: Look,
     },
     /// Writes into the history what the host itself did.
     Note {
@@ -121,6 +121,9 @@ pub enum Doing {
         note: Vec<u8>,
     },
 }
+
+/// See [`Doing::Look`].
+pub type Look = Box<dyn FnOnce(&PluginSet, &Census) + Send>;
 
 /// See [`Doing::Install`].
 pub type Admit = Box<dyn FnOnce(&PluginSet, &Census) -> Result<(), String> + Send>;

@@ -206,7 +206,7 @@ impl<'a> Turn<'a> {
         }
         // The state of an object lives in the plugin while a command on it runs: nobody else can see or change it.
         let busy = self.scratch.busy.iter().find(|(object, _)| *object == receiver);
-        if busy.is_some() && (command || self.scratch.busy.iter().any(|busy| *busy == (receiver, true))) {
+        if busy.is_some() && (command || self.scratch.busy.contains(&(receiver, true))) {
             let message = format!(
                 "{} reached object {receiver} while a message to it waits for this one: call the method directly, or post it",
                 name()

@@ -281,6 +281,9 @@ pub(super) struct ReadTxn {
 // `ReadTxn` is not `Sync`, so it is never used by two at once, and its cursors do not leave its methods.
 unsafe impl Send for ReadTxn {}
 
+/// A key and its value, copied.
+pub(super) type OwnedEntry = (Vec<u8>, Vec<u8>);
+
 /// A key and its value.
 type Entry<'a> = (&'a [u8], &'a [u8]);
 
@@ -380,7 +383,7 @@ impl WriteTxn<'_> {
     }
 
     /// Up to `limit` entries from the start of a database, copied, because a later write moves what a slice shows.
-    pub(super) fn first(&self, db: Db, limit: usize) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StorageError> {
+    pub(super) fn first(&self, db: Db, limit: usize) -> Result<Vec<OwnedEntry>, StorageError> {
         let fail = |error| failed(self.env.path(), error);
         let cursor = self.txn.open_ro_cursor(self.env.0.databases[db.0]).map_err(fail)?;
         let mut entries = Vec::new();

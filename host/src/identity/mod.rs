@@ -49,7 +49,7 @@ pub use self::{
 use self::{
     history::History,
     overlay::Overlay,
-    table::{Checkpoint, Reached, RequestRow, Table},
+    table::{Checkpoint, Naming, Reached, RequestRow, Table},
 };
 
 /// Where an identity lies and how large it may become.
@@ -84,7 +84,7 @@ pub struct Identity {
     history: History,
     table: Table,
     objects: Overlay<ObjectId, Arc<Version>>,
-    names: Overlay<Arc<str>, (Tid, Option<ObjectId>)>,
+    names: Overlay<Arc<str>, Naming>,
     requests: Overlay<Arc<str>, Remembered>,
     /// The last durable record. Written by the committer alone.
     head: ArcSwap<Head>,

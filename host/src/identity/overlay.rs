@@ -23,8 +23,10 @@ const SHARDS: usize = 64;
 /// A concurrent map from keys to the newest versions of their values.
 pub(super) struct Overlay<K, V> {
     // One lock per shard, because the executor writes while the query threads read. None is held while another is taken.
-    shards: Box<[RwLock<FxHashMap<K, Versions<V>>>]>,
+    shards: Box<[Shard<K, V>]>,
 }
+
+type Shard<K, V> = RwLock<FxHashMap<K, Versions<V>>>;
 
 /// The versions of one value, oldest first, never empty.
 type Versions<V> = Vec<(Tid, V)>;
@@ -148,7 +150,7 @@ impl<K: Hash + Eq + Clone, V: Clone> Overlay<K, V> {
         self.shard(key).read().unwrap_or_else(PoisonError::into_inner).get(key).and_then(look)
     }
 
-    fn shard<Q: Hash + ?Sized>(&self, key: &Q) -> &RwLock<FxHashMap<K, Versions<V>>> {
+    fn shard<Q: Hash + ?Sized>(&self, key: &Q) -> &Shard<K, V> {
         // The map inside uses the low and the topmost bits of the same hash; these lie between.
         &self.shards[(FxBuildHasher.hash_one(key) >> 40) as usize % SHARDS]
     }

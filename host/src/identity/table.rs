@@ -93,11 +93,14 @@ impl RequestRow {
     }
 }
 
+/// What a transaction made of a name.
+pub(super) type Naming = (Tid, Option<ObjectId>);
+
 /// What a checkpoint writes.
 pub(super) struct Checkpoint {
     pub reached: Reached,
     pub objects: Vec<(ObjectId, Arc<Version>)>,
-    pub names: Vec<(Arc<str>, (Tid, Option<ObjectId>))>,
+    pub names: Vec<(Arc<str>, Naming)>,
     pub requests: Vec<(Arc<str>, RequestRow)>,
     /// How many request ids to remember; the oldest beyond that are forgotten.
     pub requests_max: u64,

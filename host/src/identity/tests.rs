@@ -215,8 +215,8 @@ fn snapshots_are_exact_while_everything_moves() {
     let subject = Subject::new();
     let (mut writer, mut committer) = subject.open.unwrap();
     let identity = writer.reader().identity().clone();
-    let stop = std::sync::atomic::AtomicBool::new(false);
-    let moving = || !stop.load(std::sync::atomic::Ordering::Relaxed);
+    let stop = AtomicBool::new(false);
+    let moving = || !stop.load(Ordering::Relaxed);
     std::thread::scope(|threads| {
         for _ in 0..2 {
             threads.spawn(|| {
@@ -263,7 +263,7 @@ fn snapshots_are_exact_while_everything_moves() {
                 identity.checkpoint(plan).unwrap();
             }
         }
-        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        stop.store(true, Ordering::Relaxed);
     });
 }
 

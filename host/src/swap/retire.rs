@@ -22,7 +22,7 @@ pub struct Retirement {
 #[derive(Default)]
 struct State {
     draining: Vec<RetiredView>,
-    pinned: Vec<Box<Pinned>>,
+    pinned: Vec<Pinned>,
     unloaded: u64,
 }
 
@@ -159,6 +159,6 @@ fn end(generation: Generation, digest: Digest, state: &Mutex<State>) {
             state.unloaded += 1;
             log::info!("{name} is unloaded");
         }
-        Retired::Pinned(pinned) => state.pinned.push(pinned),
+        Retired::Pinned(pinned) => state.pinned.push(*pinned),
     }
 }
