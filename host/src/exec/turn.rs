@@ -4,14 +4,14 @@
 //! query's turn can write nothing. What a failed message changed is undone before its sender sees the failure, so a sender
 //! that goes on after one goes on from a whole state.
 
+mod delegation;
+mod migration;
+
 use std::{collections::BTreeMap, sync::Arc};
 
-use rustc_hash::{FxHashMap, FxHashSet};
+use rustc_hash::FxHashMap;
 use theseus_abi::{Failure, FailureCode, abi_stable::std_types::RVec};
-use theseus_value::{
-    ObjectId,
-    raw::{MapView, Writer, merge_maps},
-};
+use theseus_value::{ObjectId, raw::merge_maps};
 
 use super::{ObjectName, PluginSet};
 use crate::{
@@ -22,9 +22,6 @@ use crate::{
 
 /// An encoded map without entries.
 const EMPTY_MAP: &[u8] = &[0xa0];
-
-/// How many objects one look along the parents may visit.
-const ANCESTORS_MAX: usize = 1_000;
 
 /// The longest name of an object, in bytes.
 pub const NAME_BYTES_MAX: usize = 255;
@@ -216,145 +213,6 @@ impl<'a> Turn<'a> {
         Ok(())
     }
 
-    // --- Delegation ---------------------------------------------------------------------------------------------------
-
-    /// Finds the method: the object's own behaviour's, else that of the nearest parents.
-    fn resolve(
-        &mut self,
-        receiver: ObjectId,
-        record: &ObjectRecord,
-        method: &str,
-    ) -> Result<(&'a Behavior, MethodId), Failure> {
-        let plugins = self.plugins;
-        let own = plugins.behavior(&record.behavior);
-        if let Some(behavior) = own
-            && let Some(id) = behavior.method(method)
-        {
-            return Ok((behavior, id));
-        }
-        let mut found: Option<(&'a Behavior, MethodId)> = None;
-        self.walk_parents(record, |_, parent| {
-            let Some(behavior) = plugins.behavior(&parent.behavior) else { return Ok(false) };
-            let Some(id) = behavior.method(method) else { return Ok(false) };
-            match found {
-                Some((other, _)) if other.name() != behavior.name() => Err(Failure::new(
-                    FailureCode::AMBIGUOUS,
-                    format!(
-                        "object {receiver} inherits `{method}` from {} and from {}, parents of equal rank",
-                        other.name(),
-                        behavior.name()
-                    ),
-                )),
-                _ => {
-                    found = Some((behavior, id));
-                    Ok(true)
-                }
-            }
-        })?;
-        found.ok_or_else(|| not_understood(receiver, record, own, method))
-    }
-
-    /// Writes the slots that a behaviour works with: the object's own, and those it lacks from the nearest parents.
-    fn gather_slots(
-        &mut self,
-        receiver: ObjectId,
-        record: &ObjectRecord,
-        behavior: &Behavior,
-        out: &mut Vec<u8>,
-    ) -> Result<(), Failure> {
-        let own = MapView::new(&record.slots).map_err(|error| encoding(receiver, &error))?;
-        let names = behavior.slot_names();
-        let mut missing = Vec::new();
-        for name in names {
-            if own.get(name).map_err(|error| encoding(receiver, &error))?.is_none() {
-                missing.push(&**name);
-            }
-        }
-        let inherited = self.inherit(receiver, record, &missing)?;
-        let count = names.len() - missing.len() + inherited.len();
-        let mut writer = Writer::new(out);
-        writer.map(count);
-        for name in names {
-            let value = match own.get(name).map_err(|error| encoding(receiver, &error))? {
-                Some(value) => value,
-                None => match inherited.get(&**name) {
-                    Some(value) => value,
-                    None => continue,
-                },
-            };
-            writer.text(name);
-            writer.raw(value);
-        }
-        Ok(())
-    }
-
-    /// Looks slots up along the parents: for each name the value of the nearest parents that have it.
-    fn inherit<'n>(
-        &mut self,
-        receiver: ObjectId,
-        record: &ObjectRecord,
-        names: &[&'n str],
-    ) -> Result<FxHashMap<&'n str, Box<[u8]>>, Failure> {
-        let mut found: FxHashMap<&str, (usize, Box<[u8]>)> = FxHashMap::default();
-        if names.is_empty() {
-            return Ok(FxHashMap::default());
-        }
-        self.walk_parents(record, |depth, parent| {
-            let slots = MapView::new(&parent.slots).map_err(|error| encoding(receiver, &error))?;
-            for name in names {
-                let Some(value) = slots.get(name).map_err(|error| encoding(receiver, &error))? else { continue };
-                match found.get(name) {
-                    Some((at, other)) if *at == depth && **other != *value => {
-                        let message = format!("object {receiver} inherits different values of the slot `{name}` from parents of equal rank");
-                        return Err(Failure::new(FailureCode::AMBIGUOUS, message));
-                    }
-                    Some(_) => {}
-                    None => {
-                        found.insert(name, (depth, value.into()));
-                    }
-                }
-            }
-            Ok(found.len() == names.len())
-        })?;
-        Ok(found.into_iter().map(|(name, (_, value))| (name, value)).collect())
-    }
-
-    /// Visits the parents level by level, each once, with their distance from the object, until a level in which `visit`
-    /// answered true is complete.
-    fn walk_parents(
-        &mut self,
-        record: &ObjectRecord,
-        mut visit: impl FnMut(usize, &ObjectRecord) -> Result<bool, Failure>,
-    ) -> Result<(), Failure> {
-        let mut seen: FxHashSet<ObjectId> = FxHashSet::default();
-        let mut level: Vec<ObjectId> = record.parents.to_vec();
-        let mut depth = 1;
-        while !level.is_empty() {
-            let mut next = Vec::new();
-            let mut done = false;
-            for parent in level {
-                if !seen.insert(parent) {
-                    continue;
-                }
-                check_ancestors(seen.len())?;
-                let parent = self.load(parent).map_err(|failure| match failure.code {
-                    FailureCode::NO_SUCH_OBJECT => Failure::new(
-                        FailureCode::NO_SUCH_OBJECT,
-                        format!("object {parent}, to which the receiver delegates, was deleted"),
-                    ),
-                    _ => failure,
-                })?;
-                done |= visit(depth, &parent)?;
-                next.extend_from_slice(&parent.parents);
-            }
-            if done {
-                break;
-            }
-            (level, depth) = (next, depth + 1);
-        }
-        Ok(())
-    }
-
     // --- The write set ------------------------------------------------------------------------------------------------
 
     /// An object as the turn sees it, in the schema of the behaviour in force.
@@ -416,74 +274,6 @@ impl<'a> Turn<'a> {
                 Undo::Name(name, None) => drop(names.remove(&name)),
             }
         }
-    }
-
-    /// Brings an object into the schema of the behaviour in force: in the write set, so that it is stored with what the
-    /// transaction makes of it, and forgotten after a query.
-    ///
-    /// A behaviour sees the slots that an object has or inherits, so an object with parents migrates the whole of them. What
-    /// comes out as it does for an object that only inherits stays inherited.
-    fn migrate(
-        &mut self,
-        object: ObjectId,
-        record: Arc<ObjectRecord>,
-        behavior: &Behavior,
-    ) -> Result<Arc<ObjectRecord>, Failure> {
-        let (from, to) = (record.schema, behavior.schema());
-        if !behavior.reads().contains(&from) {
-            return Err(no_migration(object, &record, behavior));
-        }
-        self.entered = true;
-        let mut new = RVec::new();
-        let slots: Box<[u8]> = if record.parents.is_empty() {
-            behavior.migrate(from, to, &record.slots, &mut new)?;
-            new.as_slice().into()
-        } else {
-            let fail = |error| encoding(object, &error);
-            let inherited = self.inherited_in_schema(object, &record)?;
-            let mut all = Vec::new();
-            merge_maps(&inherited, &record.slots, &mut all).map_err(fail)?;
-            behavior.migrate(from, to, &all, &mut new)?;
-            let mut only_inherited = RVec::new();
-            // Parents of another behaviour need not have what this one could migrate; then nothing stays inherited.
-            let nothing = behavior.migrate(from, to, &inherited, &mut only_inherited).is_err();
-            let only_inherited = if nothing { EMPTY_MAP } else { &only_inherited };
-            own_slots(&record.slots, &new, only_inherited).map_err(fail)?
-        };
-        let migrated = Arc::new(ObjectRecord { schema: to, slots, ..(*record).clone() });
-        self.write(object, Some(migrated.clone()))?;
-        Ok(migrated)
-    }
-
-    /// All slots that an object inherits, from parents of its behaviour as they were in its schema: a parent may have
-    /// migrated before it.
-    fn inherited_in_schema(&mut self, object: ObjectId, record: &ObjectRecord) -> Result<Vec<u8>, Failure> {
-        let mut all = EMPTY_MAP.to_vec();
-        let mut seen: FxHashSet<ObjectId> = [object].into_iter().collect();
-        let mut level = record.parents.to_vec();
-        while !level.is_empty() {
-            let mut next = Vec::new();
-            for parent in level {
-                if !seen.insert(parent) {
-                    continue;
-                }
-                check_ancestors(seen.len())?;
-                let mut stored = self.peek(parent)?;
-                if stored.as_ref().is_some_and(|it| it.behavior == record.behavior && it.schema != record.schema) {
-                    let before = self.reader.last_in_schema(parent, record.schema);
-                    let before = before.map_err(|error| self.poisoned(&error))?;
-                    stored = before.or(stored);
-                }
-                if let Some(parent) = stored {
-                    let mut merged = Vec::new();
-                    merge_maps(&parent.slots, &all, &mut merged).map_err(|error| encoding(object, &error))?;
-                    all = merged;
-                    next.extend_from_slice(&parent.parents);
-                }
-            }
-            level = next;
-        }
-        Ok(all)
     }
 
     // --- Names --------------------------------------------------------------------------------------------------------
@@ -620,14 +410,6 @@ impl CallHost for Turn<'_> {
     }
 }
 
-fn check_ancestors(seen: usize) -> Result<(), Failure> {
-    if seen <= ANCESTORS_MAX {
-        return Ok(());
-    }
-    let message = format!("an object may delegate to {ANCESTORS_MAX} others, those of its parents counted");
-    Err(Failure::new(FailureCode::LIMIT_EXCEEDED, message))
-}
-
 /// Whether a text may be a name: it has to fit a path segment and must not look like an id.
 fn check_name(name: &str) -> Result<(), Failure> {
     let problem = if name.is_empty() || name.len() > NAME_BYTES_MAX {
@@ -640,60 +422,6 @@ fn check_name(name: &str) -> Result<(), Failure> {
         return Ok(());
     };
     Err(Failure::new(FailureCode::BAD_ARGUMENTS, format!("`{}` cannot be a name: {problem}", name.escape_debug())))
-}
-
-/// Those of an object's migrated slots that it has to have itself: which it had itself, or which came out otherwise than for
-/// an object that inherits everything.
-fn own_slots(before: &[u8], new: &[u8], only_inherited: &[u8]) -> Result<Box<[u8]>, theseus_value::DecodeError> {
-    let (before, only_inherited) = (MapView::new(before)?, MapView::new(only_inherited)?);
-    let mut own = Vec::new();
-    for entry in MapView::new(new)?.iter() {
-        let (name, value) = entry?;
-        if before.get(name)?.is_some() || only_inherited.get(name)? != Some(value) {
-            own.push((name, value));
-        }
-    }
-    let mut out = Vec::new();
-    let mut writer = Writer::new(&mut out);
-    writer.map(own.len());
-    for (name, value) in own {
-        writer.text(name);
-        writer.raw(value);
-    }
-    Ok(out.into())
-}
-
-fn no_migration(object: ObjectId, record: &ObjectRecord, behavior: &Behavior) -> Failure {
-    let from = record.schema;
-    let message = format!(
-        "object {object} has slots of {} version {from}, the plugin in force reads version {}{}: swap in a plugin that reads \
-         version {from}",
-        record.behavior,
-        behavior.schema(),
-        behavior.reads().iter().map(|version| format!(", {version}")).collect::<String>()
-    );
-    Failure::new(FailureCode::NO_MIGRATION, message)
-}
-
-fn not_understood(receiver: ObjectId, record: &ObjectRecord, own: Option<&Behavior>, method: &str) -> Failure {
-    match own {
-        Some(behavior) => {
-            let methods: Vec<_> = behavior.description().methods.iter().map(|method| method.name.as_str()).collect();
-            let message = format!(
-                "object {receiver} ({}) has no method `{method}`, nor has a parent; it has: {}",
-                record.behavior,
-                methods.join(", ")
-            );
-            Failure::new(FailureCode::NO_SUCH_METHOD, message)
-        }
-        None => {
-            let message = format!(
-                "no plugin in force provides {}, the behaviour of object {receiver}: swap one in that does",
-                record.behavior
-            );
-            Failure::new(FailureCode::NO_SUCH_BEHAVIOR, message)
-        }
-    }
 }
 
 fn no_such_behavior(plugins: &PluginSet, name: &str) -> Failure {
