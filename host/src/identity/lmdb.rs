@@ -208,12 +208,19 @@ impl Env {
         inner.make_whole_pages(options.read_only)?;
         inner.clear_stale_readers()?;
         for name in options.databases {
-            let opened = if options.read_only {
-                inner.environment.open_db(Some(name))
-            } else {
+            let opened = if options.create {
                 inner.environment.create_db(Some(name), DatabaseFlags::empty())
+            } else {
+                inner.environment.open_db(Some(name))
             };
-            let database = opened.map_err(|error| failed(&inner.path, error))?;
+            let database = opened.map_err(|error| match error {
+                lmdb::Error::NotFound => StorageError::Damaged {
+                    path: inner.path.clone(),
+                    place: format!("the table `{name}`"),
+                    problem: "it is missing".to_owned(),
+                },
+                error => failed(&inner.path, error),
+            })?;
             inner.databases.push(database);
         }
         if options.create {
