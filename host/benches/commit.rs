@@ -31,16 +31,18 @@ use theseus_host::{
 use theseus_value::{ObjectId, Value};
 
 const OBJECTS: u64 = 100_000;
-const IN_FLIGHT: [u64; 5] = [1, 10, 100, 1_000, 10_000];
+/// Commands that share a commit. One batch is executed while another is made durable, so twice as many are under way; but a
+/// single caller waits for each answer.
+const BATCHES: [u64; 5] = [1, 10, 100, 1_000, 4_000];
 
-/// The settings of a run, from the environment: `SECONDS_EACH`, and `IN_FLIGHT` for one number of commands under way only.
+/// The settings of a run, from the environment: `SECONDS_EACH`, and `BATCH` for one figure only.
 fn setting(name: &str) -> Option<u64> {
     env::var(name).ok()?.parse().ok()
 }
 
 fn main() {
     let seconds = setting("SECONDS_EACH").unwrap_or(3);
-    let under_way = setting("IN_FLIGHT").map_or_else(|| IN_FLIGHT.to_vec(), |only| vec![only]);
+    let batches = setting("BATCH").map_or_else(|| BATCHES.to_vec(), |only| vec![only]);
     let zodb = zodb_baseline();
     let folder = tempfile::tempdir().expect("a temporary folder");
     let home = Home::new(folder.path().join("home"));
@@ -51,8 +53,8 @@ fn main() {
         let runtime = Runtime::open(&home, &config).expect("the host opens");
         ask(&runtime, Action::Swap { paths: vec![counter_plugin()] });
         make_objects(&runtime);
-        for in_flight in under_way {
-            measured.push(measure(&runtime, in_flight, Duration::from_secs(seconds)));
+        for batch in batches {
+            measured.push(measure(&runtime, batch, Duration::from_secs(seconds)));
         }
         runtime.stop().expect("the host stops");
     }
@@ -60,13 +62,12 @@ fn main() {
         let sizes = record_sizes(&home, &config, run.first, run.last);
         let records = sizes.len();
         let bare = append_bare(folder.path(), &sizes, run.commands);
-        figure(&format!("commit_{}_in_flight", run.in_flight), run.rate(), "commands/s", Some(("bare LMDB", bare)));
-        if let Some(baseline) = zodb.get(&run.in_flight.min(1_000)) {
-            let name = format!("commit_{}_in_flight_vs_zodb", run.in_flight);
-            figure(&name, run.rate(), "commands/s", Some(("ZODB", *baseline)));
+        figure(&format!("commit_batch_{}", run.batch), run.rate(), "commands/s", Some(("bare LMDB", bare)));
+        if let Some(baseline) = zodb.get(&run.batch.min(1_000)) {
+            figure(&format!("commit_batch_{}_zodb", run.batch), run.rate(), "commands/s", Some(("ZODB", *baseline)));
         }
         let per_record = run.commands as f64 / records.max(1) as f64;
-        figure(&format!("commit_{}_in_flight_batch", run.in_flight), per_record, "commands/record", None);
+        figure(&format!("commit_batch_{}_size", run.batch), per_record, "commands/record", None);
     }
 }
 
@@ -81,7 +82,7 @@ fn figure(name: &str, value: f64, unit: &str, baseline: Option<(&str, f64)>) {
 }
 
 struct Run {
-    in_flight: u64,
+    batch: u64,
     commands: u64,
     elapsed: Duration,
     first: u64,
@@ -94,14 +95,15 @@ impl Run {
     }
 }
 
-/// Keeps `in_flight` increments of random counters under way.
-fn measure(runtime: &Runtime, in_flight: u64, time: Duration) -> Run {
+/// Keeps as many increments of random counters under way as batches of this size need.
+fn measure(runtime: &Runtime, batch: u64, time: Duration) -> Run {
+    let in_flight = if batch == 1 { 1 } else { 2 * batch };
     let (answered, client) = (Arc::new(AtomicU64::new(0)), thread::current());
     let first = runtime.head().tid + 1;
     let started = Instant::now();
     let (mut sent, mut random) = (0_u64, 0x9e37_79b9_7f4a_7c15_u64);
     // The client sleeps until a part of what it waits for is there.
-    let wake_each = (in_flight / 4).max(1);
+    let wake_each = (batch / 4).max(1);
     while started.elapsed() < time {
         while sent - answered.load(Ordering::Acquire) < in_flight {
             random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -123,7 +125,7 @@ fn measure(runtime: &Runtime, in_flight: u64, time: Duration) -> Run {
     while answered.load(Ordering::Acquire) < sent {
         thread::park_timeout(Duration::from_millis(1));
     }
-    Run { in_flight, commands: sent, elapsed: started.elapsed(), first, last: runtime.head().tid }
+    Run { batch, commands: sent, elapsed: started.elapsed(), first, last: runtime.head().tid }
 }
 
 fn make_objects(runtime: &Runtime) {
