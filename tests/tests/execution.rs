@@ -596,3 +596,19 @@ fn control_is_for_the_socket_alone() {
     }
     assert_eq!(home.json(&["plugins"])["plugins"][0]["version"], "1.0.0");
 }
+
+/// What a refused creation had made before it was refused must not slip into the next transaction, whichever that is.
+#[test]
+fn a_refused_creation_leaves_nothing_for_the_next_transaction() {
+    let home = Home::new();
+    let host = Host::start(&home);
+    home.swap(&[&artifacts::plugin("counter")]);
+    host.client().create("counter.Counter", "visits");
+    let taken = json!({"behavior": "counter.Counter", "name": "visits"});
+    host.client().post("/v1/objects", &taken).problem(409, "name_taken");
+    // The stop is the next transaction, and the host's own.
+    host.stop();
+    let stop = home.transactions("theseus.stop").pop().unwrap();
+    assert_eq!(stop["writes"], json!([]));
+    assert_eq!(home.json(&["status"])["objects"], json!(1));
+}

@@ -288,7 +288,8 @@ impl Executor {
         if let Some(message) = self.vitals.fatal() {
             return reply(Err(Refusal::StorageFailed { message }));
         }
-        if self.table_is_stuck.load(Ordering::Relaxed)
+        if !matches!(doing, Doing::Note { .. })
+            && self.table_is_stuck.load(Ordering::Relaxed)
             && self.writer.lag() >= self.config.identity.tail_transactions_max
         {
             let message =
@@ -328,6 +329,7 @@ impl Executor {
             }
             Doing::Install { generations, admit, note } => self.install(&generations, admit, &note),
             Doing::Note { what, note } => {
+                self.scratch.clear();
                 let (time_us, seed) = (now_us(), 0);
                 let outcome = Arc::new(Outcome::Done([].into()));
                 self.record(Recording {

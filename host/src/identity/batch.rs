@@ -49,25 +49,25 @@ pub struct RecordedFailure {
     pub message: String,
 }
 
-/// A transaction on its way into the history.
-pub(super) struct Entry<'a> {
+/// A transaction that was executed and is to be recorded.
+pub struct Draft<'a> {
     /// The client's id for the request, if it gave one.
     pub request_id: Option<&'a str>,
     /// The object that received the message; none for what the host itself did.
     pub target: Option<ObjectId>,
     /// The method, or for the host's own doings a name that begins with `theseus.`.
     pub method: &'a str,
-    /// The encoded arguments.
+    /// The encoded arguments; nothing at all stands for null.
     pub arguments: &'a [u8],
     /// The time it was given, in microseconds since the Unix epoch.
     pub time_us: u64,
     /// The seed of its random numbers.
     pub seed: u64,
-    /// How it ended.
-    pub outcome: &'a Outcome,
-    /// The versions it made.
-    pub writes: &'a [(ObjectId, Arc<Version>)],
-    /// The names it gave (to an object) or freed (none).
+    /// How it ended. If it failed, it must not write.
+    pub outcome: Arc<Outcome>,
+    /// What it made of the objects it wrote: each at most once, none for deleted.
+    pub writes: &'a [(ObjectId, Option<Arc<ObjectRecord>>)],
+    /// The names it gave (to an object) or freed (none), each at most once.
     pub names: &'a [(Arc<str>, Option<ObjectId>)],
 }
 
@@ -100,17 +100,17 @@ impl BatchBuilder {
         &self.transactions
     }
 
-    /// Adds a transaction.
-    pub(super) fn push(&mut self, entry: &Entry<'_>) {
+    /// Adds a transaction, with the versions that it made in the place of what it wrote.
+    pub(super) fn push(&mut self, draft: &Draft<'_>, versions: &[(ObjectId, Arc<Version>)]) {
         self.scratch.clear();
-        entry.encode(&mut self.scratch);
+        draft.encode(versions, &mut self.scratch);
         Writer::new(&mut self.transactions).bytes(&self.scratch);
         self.count += 1;
     }
 }
 
-impl Entry<'_> {
-    fn encode(&self, out: &mut Vec<u8>) {
+impl Draft<'_> {
+    fn encode(&self, versions: &[(ObjectId, Arc<Version>)], out: &mut Vec<u8>) {
         let mut writer = Writer::new(out);
         writer.array(9);
         match self.request_id {
@@ -125,7 +125,7 @@ impl Entry<'_> {
         }
         writer.uint(self.time_us);
         writer.uint(self.seed);
-        match self.outcome {
+        match &*self.outcome {
             Outcome::Done(result) => {
                 writer.array(2);
                 writer.uint(0);
@@ -142,8 +142,8 @@ impl Entry<'_> {
                 writer.text(&failure.message);
             }
         }
-        writer.array(self.writes.len());
-        for (object, version) in self.writes {
+        writer.array(versions.len());
+        for (object, version) in versions {
             let mut writer = Writer::new(out);
             writer.array(5);
             writer.uint(object.0);
@@ -280,7 +280,7 @@ fn fixed<const N: usize>(bytes: &[u8]) -> Result<[u8; N], DecodeError> {
 /// A transaction as it stands in the history.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Transaction<'a> {
-    /// See [`Entry`] for this and the following.
+    /// See [`Draft`] for this and the following.
     pub request_id: Option<&'a str>,
     /// The object that received the message.
     pub target: Option<ObjectId>,
@@ -380,31 +380,30 @@ mod tests {
         let version = Arc::new(Version::first(Tid(7), Some(Arc::new(record))));
         let deleted = Arc::new(version.succeeded_by(Tid(8), None));
         let failure = RecordedFailure { code: "refused".into(), kind: "overdraft".into(), message: "no".into() };
-        let (done, failed) = (Outcome::Done([].into()), Outcome::Failed(failure));
+        let failed = Outcome::Failed(failure);
         let mut builder = BatchBuilder::default();
         let name: Arc<str> = "visits".into();
-        let entry = Entry {
+        let draft = Draft {
             request_id: Some("r-1"),
             target: Some(ObjectId(3)),
             method: "m",
             arguments: &[],
             time_us: 5,
             seed: u64::MAX,
-            outcome: &done,
-            writes: &[(ObjectId(3), version.clone())],
+            outcome: Arc::new(Outcome::Done([].into())),
+            writes: &[],
             names: &[(name.clone(), Some(ObjectId(3)))],
         };
-        builder.push(&entry);
-        let second = Entry {
+        builder.push(&draft, &[(ObjectId(3), version.clone())]);
+        let second = Draft {
             request_id: None,
             target: None,
             method: "theseus.delete",
-            outcome: &failed,
-            writes: &[(ObjectId(3), deleted.clone())],
+            outcome: Arc::new(failed.clone()),
             names: &[(name, None)],
-            ..entry
+            ..draft
         };
-        builder.push(&second);
+        builder.push(&second, &[(ObjectId(3), deleted.clone())]);
         let header = BatchHeader {
             first: Tid(7),
             last: Tid(8),

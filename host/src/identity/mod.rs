@@ -36,7 +36,7 @@ use theseus_value::ObjectId;
 use twox_hash::XxHash3_64;
 
 pub use self::{
-    batch::{BatchHeader, BatchView, Outcome, RecordedFailure, Transaction, Write, sort_generations},
+    batch::{BatchHeader, BatchView, Draft, Outcome, RecordedFailure, Transaction, Write, sort_generations},
     history::Head,
     ids::{HexError, IdentityId, Incarnation, RecordHash, Tid},
     lmdb::StorageError,
@@ -44,7 +44,7 @@ pub use self::{
     record::{ObjectRecord, Version},
     table::Census,
     verify::{Damage, Progress, Verified, verify},
-    write::{CheckpointPlan, ClosedBatch, Committer, Draft, Writer},
+    write::{CheckpointPlan, ClosedBatch, Committer, Writer},
 };
 use self::{
     history::History,

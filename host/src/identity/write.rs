@@ -9,33 +9,11 @@ use std::{
 use theseus_value::ObjectId;
 
 use super::{
-    BatchHeader, Census, Head, Identity, Incarnation, ObjectRecord, Outcome, Reader, Remembered, Resume, StorageError,
-    Tid, Version,
-    batch::{BatchBuilder, Entry},
+    BatchHeader, Census, Head, Identity, Incarnation, ObjectRecord, Reader, Remembered, Resume, StorageError, Tid,
+    Version,
+    batch::{BatchBuilder, Draft},
     fingerprint,
 };
-
-/// A transaction that was executed and is to be recorded.
-pub struct Draft<'a> {
-    /// The client's id for the request, if it gave one.
-    pub request_id: Option<&'a str>,
-    /// The object that received the message; none for what the host itself did.
-    pub target: Option<ObjectId>,
-    /// The method, or for the host's own doings a name that begins with `theseus.`.
-    pub method: &'a str,
-    /// The encoded arguments.
-    pub arguments: &'a [u8],
-    /// The time it was given, in microseconds since the Unix epoch.
-    pub time_us: u64,
-    /// The seed of its random numbers.
-    pub seed: u64,
-    /// How it ended. If it failed, it must not write.
-    pub outcome: Arc<Outcome>,
-    /// What it made of the objects it wrote: each at most once, none for deleted.
-    pub writes: &'a [(ObjectId, Option<Arc<ObjectRecord>>)],
-    /// The names it gave (to an object) or freed (none), each at most once.
-    pub names: &'a [(Arc<str>, Option<ObjectId>)],
-}
 
 /// Transactions on their way to the committer.
 pub struct ClosedBatch {
@@ -164,17 +142,7 @@ impl Writer {
         for (before, (_, version)) in before_all.iter().zip(&self.versions) {
             count(&mut self.census, before.as_deref(), version);
         }
-        self.open.push(&Entry {
-            request_id: draft.request_id,
-            target: draft.target,
-            method: draft.method,
-            arguments: draft.arguments,
-            time_us: draft.time_us,
-            seed: draft.seed,
-            outcome: &draft.outcome,
-            writes: &self.versions,
-            names: draft.names,
-        });
+        self.open.push(draft, &self.versions);
         self.show(tid, draft);
         self.next_tid = tid.next();
         Ok(tid)
