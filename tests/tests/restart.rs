@@ -328,7 +328,7 @@ fn a_damaged_identity_is_held_and_neither_repaired_nor_tried_forever() {
 
     // An operator puts it right.
     fs::write(&history, &whole).unwrap();
-    fs::remove_file(home.file("update/held")).unwrap();
+    assert!(home.run(&["resume"]).contains(reason.trim()));
     let watched = Watched::start(&home, OPTIONS);
     assert_eq!(watched.client().call("visits", "count", &json!([])), 0);
     watched.stop();

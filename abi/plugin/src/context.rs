@@ -28,8 +28,8 @@ use crate::{
 /// transaction, and is undone with it. In a query only reading works; the rest is refused with
 /// [`READ_ONLY`](FailureCode::READ_ONLY).
 ///
-/// An error of any function here is the host's or the other object's own and can be passed on with `?`. Whatever error comes
-/// back, the host may already have marked the transaction as failed, so that catching it does not save the transaction.
+/// An error of any function here is the host's or the other object's own and can be passed on with `?`. A method may also go on
+/// after one: what the failed message had changed is undone. Only after a failure of the storage is the transaction lost.
 #[derive(Debug)]
 pub struct Context {
     token: CallToken,

@@ -13,7 +13,7 @@ use hyper_util::rt::TokioIo;
 use serde_json::Value as Json;
 use tokio::{net::UnixStream, runtime};
 
-use super::fault::Fault;
+use super::fault::{CONNECTION_LOST, Fault};
 use crate::{gateway::request::IDEMPOTENCY_KEY, home::Home};
 
 /// A connection to a running host.
@@ -129,7 +129,7 @@ async fn text(response: Response<Incoming>) -> Result<String, Fault> {
 fn broken(error: hyper::Error) -> Fault {
     let text =
         format!("the connection broke off ({error}); whether the host did what was asked, only its history tells");
-    Fault::failed("connection_lost", text)
+    Fault::failed(CONNECTION_LOST, text)
 }
 
 /// A text as one segment of a URL's path, or as a value in its query (RFC 3986).

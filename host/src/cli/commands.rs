@@ -1,6 +1,7 @@
 //! What each command does.
 
 use std::{
+    cell::Cell,
     env, fs,
     io::{self, IsTerminal, Write},
     os::unix::process::ExitStatusExt,
@@ -30,6 +31,10 @@ use crate::{
 /// How often `status --watch` looks.
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 
+/// How long a command that only reads goes on trying while a host is just ending or starting, and how often.
+const READ_PATIENCE: Duration = Duration::from_secs(5);
+const READ_INTERVAL: Duration = Duration::from_millis(50);
+
 /// How many names or transactions are asked for at once.
 const PAGE: usize = 1000;
 
@@ -39,6 +44,17 @@ pub(super) fn execute(arguments: Arguments) -> Result<(), Fault> {
         Command::Completions { shell } => completions(shell),
         Command::Man { command } => manual(command),
         command => Session { home: arguments.global.home()?, json: arguments.global.json }.execute(command),
+    }
+}
+
+/// Reads, and reads again while a host is just ending or starting.
+fn patiently<T>(mut read: impl FnMut() -> Result<T, Fault>) -> Result<T, Fault> {
+    let started = Instant::now();
+    loop {
+        match read() {
+            Err(fault) if fault.is_passing() && started.elapsed() < READ_PATIENCE => thread::sleep(READ_INTERVAL),
+            done => return done,
+        }
     }
 }
 
@@ -54,6 +70,17 @@ impl Session {
         match command {
             Command::Init => self.init(),
             Command::Run => run::run(&self.home),
+            Command::Hold { reason } => {
+                offline::hold(&self.home, &reason)?;
+                self.print(&json!({ "held": reason }).to_string(), |_| "restart cycles are held back\n".to_owned())
+            }
+            Command::Resume => {
+                let held = offline::resume(&self.home)?;
+                self.print(&json!({ "was_held": held }).to_string(), |_| match &held {
+                    Some(reason) => format!("resumed; it was held: {reason}\n"),
+                    None => "nothing was held\n".to_owned(),
+                })
+            }
             Command::Status { watch } => self.status(watch),
             Command::New { behavior, name, slots } => {
                 let slots = slots.map(|slots| parsed("--slots", &slots)).transpose()?;
@@ -182,24 +209,34 @@ impl Session {
     }
 
     fn history(&self, object: Option<String>, from: u64, follow: bool, limit: Option<u64>) -> Result<(), Fault> {
-        let reference = object.as_deref().map(named).transpose()?;
-        let Some(mut client) = Client::connect(&self.home)? else {
-            if follow {
-                return Err(Fault::no_host(&self.home));
+        let (next, left) = (Cell::new(from), Cell::new(limit));
+        patiently(|| {
+            if left.get() == Some(0) {
+                return Ok(());
             }
-            return self.history_offline(reference, from, limit);
-        };
-        let place = object.as_deref().map(object_path).transpose()?.unwrap_or_else(|| "/v1".into());
-        let mut path = format!("{place}/history?from={from}&follow={}", u8::from(follow));
-        if let Some(limit) = limit {
-            path += &format!("&limit={limit}");
-        }
-        client.ask_lines(Ask::get(path), |line| {
-            let transaction = document(line)?;
-            if transaction["tid"].is_null() {
-                return Err(Fault::from_problem(transaction["error"].clone()));
+            let Some(mut client) = Client::connect(&self.home)? else {
+                if follow {
+                    return Err(Fault::no_host(&self.home));
+                }
+                let reference = object.as_deref().map(named).transpose()?;
+                return self.history_offline(reference, next.get(), left.get());
+            };
+            let place = object.as_deref().map(object_path).transpose()?.unwrap_or_else(|| "/v1".into());
+            let mut path = format!("{place}/history?from={}&follow={}", next.get(), u8::from(follow));
+            if let Some(left) = left.get() {
+                path += &format!("&limit={left}");
             }
-            self.print(line, output::transaction)
+            client.ask_lines(Ask::get(path), |line| {
+                let transaction = document(line)?;
+                let Some(tid) = transaction["tid"].as_u64() else {
+                    return Err(Fault::from_problem(transaction["error"].clone()));
+                };
+                self.print(line, output::transaction)?;
+                // Where to go on should the connection break.
+                next.set(tid + 1);
+                left.set(left.get().map(|left| left.saturating_sub(1)));
+                Ok(())
+            })
         })
     }
 
@@ -284,10 +321,10 @@ impl Session {
 
     /// Asks the running host, or the identity itself if none runs.
     fn ask_anyhow(&self, path: String, action: Action) -> Result<String, Fault> {
-        match Client::connect(&self.home)? {
-            Some(mut client) => client.ask(Ask::get(path)),
-            None => Ok(forms::answer(&self.offline(action)?).to_string()),
-        }
+        patiently(|| match Client::connect(&self.home)? {
+            Some(mut client) => client.ask(Ask::get(path.clone())),
+            None => Ok(forms::answer(&self.offline(action.clone())?).to_string()),
+        })
     }
 
     fn offline(&self, action: Action) -> Result<Answer, Fault> {

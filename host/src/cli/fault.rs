@@ -26,6 +26,9 @@ pub(crate) enum Exit {
 /// Code of an identity that is not whole.
 const IDENTITY_DAMAGED: &str = theseus_abi::FailureCode::IDENTITY_DAMAGED.name();
 
+/// Code of a connection that broke off before the whole answer came.
+pub(crate) const CONNECTION_LOST: &str = "connection_lost";
+
 /// Why a command did not succeed.
 #[derive(Debug)]
 pub(crate) enum Fault {
@@ -54,6 +57,11 @@ impl Fault {
 
     pub(crate) fn failed(code: &str, message: impl Into<String>) -> Fault {
         Fault::new(Exit::Failed, code, message)
+    }
+
+    /// Whether a command that only reads may try again: a host is just ending or starting.
+    pub(crate) fn is_passing(&self) -> bool {
+        matches!(self, Fault::Told { code, .. } if code == CONNECTION_LOST || code == codes::IDENTITY_IN_USE)
     }
 
     pub(crate) fn damaged(message: impl Into<String>) -> Fault {

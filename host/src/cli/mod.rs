@@ -194,6 +194,16 @@ Examples:
         #[arg(long, default_value = "", value_name = "TEXT")]
         reason: String,
     },
+    /// Holds restart cycles back: the watchdog takes no instruction up until `resume`.
+    #[command(after_help = "Examples:\n  theseus hold\n  theseus hold --reason 'the disk is being changed'")]
+    Hold {
+        /// Why, for whoever finds it held.
+        #[arg(long, default_value = "by an operator", value_name = "TEXT")]
+        reason: String,
+    },
+    /// Lets restart cycles go on, and a watchdog that gave up start its host again.
+    #[command(after_help = "Examples:\n  theseus resume")]
+    Resume,
     /// Prints a completion script for a shell.
     #[command(
         after_help = "Examples:\n  theseus completions bash > ~/.local/share/bash-completion/completions/theseus"

@@ -19,6 +19,7 @@ pub mod confirm;
 mod digest;
 mod files;
 pub mod handoff;
+pub mod hold;
 pub mod instruction;
 pub mod listeners;
 pub mod notify;

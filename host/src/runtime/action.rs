@@ -264,6 +264,8 @@ pub mod codes {
     pub const REQUEST_ID_REUSED: &str = "request_id_reused";
     /// The transaction asked for is not in the history. (HTTP 404)
     pub const NO_SUCH_TRANSACTION: &str = "no_such_transaction";
+    /// A host that does not answer yet, or no more, has the identity. (Of reading without a host.)
+    pub const IDENTITY_IN_USE: &str = "identity_in_use";
     /// The request itself is malformed. (HTTP 400; exit code 2)
     pub const BAD_REQUEST: &str = "bad_request";
 }

@@ -6,7 +6,7 @@ use super::{
     OpenError,
     action::{Action, ActionError, Answer, Damage, PluginState, PluginView, StatusView, VerifyReport, codes},
     host::{self, VERSION},
-    owner::OwnerLock,
+    owner::{OwnerError, OwnerLock},
     views,
 };
 use crate::{
@@ -14,6 +14,7 @@ use crate::{
     home::Home,
     identity::{self, Identity, Opened, Reader, StorageError},
     plugin::{self, Digest, Store},
+    restart::hold,
 };
 
 /// Makes an empty identity; answers its id.
@@ -47,7 +48,10 @@ pub fn perform(home: &Home, action: Action) -> Result<Answer, ActionError> {
     if !home.history().join("data.mdb").exists() {
         return Err(views::storage(missing()));
     }
-    let _owner = OwnerLock::take(home).map_err(|error| views::error("storage", error.to_string()))?;
+    let _owner = OwnerLock::take(home).map_err(|error| match error {
+        OwnerError::Owned { .. } => views::error(codes::IDENTITY_IN_USE, error.to_string()),
+        OwnerError::Io { .. } => views::error("storage", error.to_string()),
+    })?;
     let Opened { identity, resume } = Identity::open(&host::place(home, &config), true).map_err(views::storage)?;
     let mut reader = Reader::new(identity.clone());
     match action {
@@ -95,6 +99,24 @@ fn plugins(home: &Home, generations: &[(String, [u8; 32])]) -> Vec<PluginView> {
             }
         })
         .collect()
+}
+
+/// Has the watchdog take no restart cycle up until [`resume`]. With or without a running host.
+///
+/// # Errors
+///
+/// If that cannot be made durable.
+pub fn hold(home: &Home, reason: &str) -> Result<(), OpenError> {
+    hold::hold(home.path(), reason).map_err(|error| OpenError::Home { problem: error.to_string() })
+}
+
+/// Lets restart cycles go on; answers why they were held, or none if they were not.
+///
+/// # Errors
+///
+/// If the files cannot be used.
+pub fn resume(home: &Home) -> Result<Option<String>, OpenError> {
+    hold::resume(home.path()).map_err(|error| OpenError::Home { problem: error.to_string() })
 }
 
 /// Walks the whole identity, beside a running host or without one. `progress` is told what is done and the total.
