@@ -122,8 +122,8 @@ impl EnvInner {
     /// Sees to it that every page that LMDB may read lies within the file: one that does not would end the process (SIGBUS).
     ///
     /// The file may rightly end before the last page, because LMDB does not write pages that a transaction took and gave back;
-    /// so its owner makes a short file longer, in a way that never shortens it. Where it was cut off, zeros are found, and
-    /// what was there is reported as damaged.
+    /// so who opens it for writing, and is its only writer, makes a short file longer. Where it was cut off, zeros are found,
+    /// and what was there is reported as damaged.
     fn make_whole_pages(&self, read_only: bool) -> Result<(), StorageError> {
         let data = self.path.join("data.mdb");
         let io_error = |source| StorageError::Io { path: data.clone(), source };
@@ -139,8 +139,7 @@ impl EnvInner {
             }
             if !read_only {
                 let file = fs::OpenOptions::new().write(true).open(&data).map_err(io_error)?;
-                let grown = rustix::fs::fallocate(file, rustix::fs::FallocateFlags::empty(), length, needed - length);
-                return grown.map_err(|errno| io_error(errno.into()));
+                return file.set_len(needed).map_err(io_error);
             }
             std::thread::sleep(std::time::Duration::from_millis(20));
         }
