@@ -245,7 +245,7 @@ impl<'a> BatchView<'a> {
         }
         let previous = RecordHash(fixed(reader.bytes()?)?);
         let count = reader.array()?;
-        if last.0 < first.0 || last.0 - first.0 != count as u64 - 1 {
+        if last.0.checked_sub(first.0).and_then(|span| span.checked_add(1)) != Some(count as u64) {
             return Err(DecodeError::custom(format!("{count} transactions numbered {first} to {last}")));
         }
         let transactions = (0..count).map(|_| reader.bytes()).collect::<Result<_, _>>()?;
@@ -431,5 +431,8 @@ mod tests {
         for length in 0..bytes.len() {
             assert!(BatchView::decode(&bytes[..length]).is_err());
         }
+        let mut empty = Vec::new();
+        BatchHeader { first: Tid(8), last: Tid(7), ..header }.encode(&mut empty);
+        assert!(BatchView::decode(&empty).is_err(), "a batch has a transaction");
     }
 }

@@ -195,6 +195,10 @@ impl TableView {
 
     /// The object that carries a name, and the transaction that gave it.
     pub(super) fn name(&self, name: &str) -> Result<Option<(Tid, ObjectId)>, StorageError> {
+        // LMDB has no empty keys, and nothing has an empty name.
+        if name.is_empty() {
+            return Ok(None);
+        }
         let Some(value) = self.txn.get(NAMES, name.as_bytes())? else { return Ok(None) };
         let place = || format!("the name `{name}`");
         let (tid, object) = self.open(NAMES, name.as_bytes(), value, &place(), decode_pair)?;
