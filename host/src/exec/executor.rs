@@ -550,24 +550,10 @@ impl Executor {
 
     /// A fresh turn on the newest state.
     fn turn(&mut self, time_us: u64, seed: u64) -> Turn<'_> {
-        self.scratch.clear();
         let next_object = self.writer.next_object();
-        Turn {
-            reader: self.writer.reader(),
-            plugins: &self.plugins,
-            limits: &self.config.execution,
-            view: View::Newest,
-            read_only: false,
-            next_object,
-            time_us,
-            random: seed,
-            upgrade: None,
-            entered: false,
-            command: false,
-            written_bytes: 0,
-            poison: None,
-            scratch: &mut self.scratch,
-        }
+        let (reader, limits) = (self.writer.reader(), &self.config.execution);
+        let turn = Turn::new(reader, &mut self.scratch, &self.plugins, limits, View::Newest, (time_us, seed));
+        Turn { next_object, ..turn }
     }
 }
 

@@ -316,7 +316,8 @@ impl Engine {
         (self.commands.len(), self.queries.len())
     }
 
-    /// Queues a command. Its reply is called in any case, here and now if it is refused.
+    /// Queues a command. Its reply is called here and now if it is refused. One that slips in while the engine ends is dropped
+    /// uncalled, as is the connection that it came from.
     pub fn command(&self, command: Command) {
         if self.stopping.load(Ordering::Acquire) {
             return (command.reply)(Err(Refusal::Stopping));

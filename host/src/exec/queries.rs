@@ -104,23 +104,8 @@ impl QueryWorker {
         // In this order: the set is then at least as new as the state, and can read all of it.
         let head = self.reader.identity().head();
         let plugins = self.published.load();
-        self.scratch.clear();
-        let mut turn = Turn {
-            reader: &mut self.reader,
-            plugins: &plugins,
-            limits: &self.limits,
-            view: View::Snapshot(head.tid),
-            read_only: true,
-            next_object: 0,
-            time_us: now_us(),
-            random: split_mix(&mut self.seeds),
-            upgrade: None,
-            entered: false,
-            command: false,
-            written_bytes: 0,
-            poison: None,
-            scratch: &mut self.scratch,
-        };
+        let (view, given) = (View::Snapshot(head.tid), (now_us(), split_mix(&mut self.seeds)));
+        let mut turn = Turn::new(&mut self.reader, &mut self.scratch, &plugins, &self.limits, view, given);
         let target = turn.find(object)?;
         let result = turn.message(target, method, arguments);
         if let Some(failure) = turn.poison.take() {

@@ -106,6 +106,34 @@ impl Scratch {
 }
 
 impl<'a> Turn<'a> {
+    /// A fresh turn. On a snapshot only queries may be executed.
+    pub(super) fn new(
+        reader: &'a mut Reader,
+        scratch: &'a mut Scratch,
+        plugins: &'a PluginSet,
+        limits: &'a Execution,
+        view: View,
+        (time_us, seed): (u64, u64),
+    ) -> Turn<'a> {
+        scratch.clear();
+        Turn {
+            reader,
+            plugins,
+            limits,
+            view,
+            read_only: view != View::Newest,
+            next_object: 0,
+            time_us,
+            random: seed,
+            upgrade: None,
+            entered: false,
+            command: false,
+            written_bytes: 0,
+            poison: None,
+            scratch,
+        }
+    }
+
     /// Finds an object by the name or id that a client gave.
     pub(super) fn find(&mut self, object: &ObjectName) -> Result<ObjectId, Failure> {
         match object {
@@ -205,7 +233,7 @@ impl<'a> Turn<'a> {
         let busy = self.scratch.busy.iter().find(|(object, _)| *object == receiver);
         if busy.is_some() && (command || self.scratch.busy.contains(&(receiver, true))) {
             let message = format!(
-                "{} reached object {receiver} while a message to it waits for this one: call the method directly, or post it",
+                "{} reached object {receiver} while a message to it waits for this one: call its method directly",
                 name()
             );
             return Err(Failure::new(FailureCode::REENTRANT, message));

@@ -100,7 +100,7 @@ impl Writer {
         &mut self.reader
     }
 
-    /// The id that the next new object gets, counted from those already reserved by the caller.
+    /// The id that the next new object gets.
     pub fn next_object(&self) -> u64 {
         self.next_object
     }

@@ -179,7 +179,7 @@ pub struct KeepError {
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {
     /// No file is there.
-    #[error("the plugin file {} is missing: swap the file with this digest in again, or restore it from a backup", path.display())]
+    #[error("the plugin file {} is missing: copy the plugin file with this digest there, or swap it in again where a host runs", path.display())]
     Missing {
         /// Where it should be.
         path: PathBuf,
@@ -187,7 +187,7 @@ pub enum FetchError {
     /// What is there is something else.
     #[error(
         "the plugin file {} is damaged (its content has the digest {found}): \
-         swap the original file in again, or restore it from a backup",
+         copy the original file there, or swap it in again where a host runs",
         path.display()
     )]
     Damaged {

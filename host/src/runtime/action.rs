@@ -31,7 +31,7 @@ pub enum Action {
     Clone { object: ObjectRef, name: Option<String>, request_id: Option<String> },
     /// Makes an empty object that delegates to `object`.
     Derive { object: ObjectRef, name: Option<String>, request_id: Option<String> },
-    /// Removes an object and the names it carries.
+    /// Removes an object. The names it carries end with it.
     Delete { object: ObjectRef, request_id: Option<String> },
     /// Sends a message. `arguments` is a map (by name), an array (by position) or null (none).
     Call { object: ObjectRef, method: String, arguments: Value, request_id: Option<String>, mode: CallMode },

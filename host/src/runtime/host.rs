@@ -117,7 +117,7 @@ impl Runtime {
     ///
     /// # Errors
     ///
-    /// See [`OpenError`]. Nothing was written then.
+    /// See [`OpenError`]. Only [`OpenError::Record`] comes after something may have been written: the start itself.
     pub fn open(home: &Home, config: &Config) -> Result<Runtime, OpenError> {
         let started = Instant::now();
         let trial = Trial::from_env().map_err(|error| OpenError::Continuity { problem: error.to_string() })?;

@@ -34,7 +34,7 @@ static MODE: [u8; 17] = *b"fixture-mode=well";
 
 fn mode() -> [u8; 4] {
     let address = &raw const MODE;
-    // Read as the file has it, not as the compiler knows it.
+    // SAFETY: it points to a static. Volatile, to read it as the file has it and not as the compiler knows it.
     let mode = unsafe { address.read_volatile() };
     [mode[13], mode[14], mode[15], mode[16]]
 }
@@ -45,6 +45,8 @@ struct Shifted;
 
 const SHIFT: usize = 64;
 
+// SAFETY: every block is one of the system's with `SHIFT` bytes more, handed out from `SHIFT` on, which keeps any alignment up
+// to `SHIFT`; larger ones are refused.
 unsafe impl GlobalAlloc for Shifted {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let Ok(layout) = Layout::from_size_align(layout.size() + SHIFT, layout.align()) else {
@@ -53,12 +55,15 @@ unsafe impl GlobalAlloc for Shifted {
         if layout.align() > SHIFT {
             return std::ptr::null_mut();
         }
+        // SAFETY: the layout has at least `SHIFT` bytes.
         let block = unsafe { System.alloc(layout) };
+        // SAFETY: the block has `SHIFT` bytes and those asked for.
         if block.is_null() { block } else { unsafe { block.add(SHIFT) } }
     }
 
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
         let layout = Layout::from_size_align(layout.size() + SHIFT, layout.align()).unwrap();
+        // SAFETY: `alloc` took it from the system with this layout, `SHIFT` bytes before.
         unsafe { System.dealloc(block.sub(SHIFT), layout) }
     }
 }
