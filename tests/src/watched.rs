@@ -1,6 +1,6 @@
 //! A host under the watchdog.
 
-use std::{fs, net::SocketAddr, path::Path, process::Command, time::Duration};
+use std::{fs, net::SocketAddr, path::Path, process::Command, thread, time::Duration};
 
 use serde_json::Value as Json;
 
@@ -94,8 +94,21 @@ impl Watched {
     }
 
     /// Stops the host and the watchdog in order.
-    pub fn stop(mut self) {
+    pub fn stop(self) {
+        self.stop_with(|_| {});
+    }
+
+    /// The same with a request that arrives twice.
+    pub fn stop_twice(self) {
+        self.stop_with(|watchdog| {
+            thread::sleep(Duration::from_millis(10));
+            watchdog.signal(Signal::TERM);
+        });
+    }
+
+    fn stop_with(mut self, meanwhile: impl FnOnce(&Process)) {
         self.watchdog.signal(Signal::TERM);
+        meanwhile(&self.watchdog);
         let status = self.watchdog.wait();
         assert_eq!(status.code(), Some(0), "the watchdog did not stop in order: {status}");
     }

@@ -334,3 +334,15 @@ fn a_damaged_identity_is_held_and_neither_repaired_nor_tried_forever() {
     watched.stop();
     home.verify();
 }
+
+/// Whoever signals a whole process group, as supervisors do, reaches the watchdog more than once with one request.
+#[test]
+fn a_request_to_stop_that_arrives_twice_still_ends_in_order() {
+    let (home, watched) = watched();
+    // A connection that is kept open: the host takes a moment to drain it.
+    let mut client = watched.client();
+    client.call("visits", "count", &json!([]));
+    watched.stop_twice();
+    assert_eq!(home.transactions("theseus.stop").len(), 1, "the host has written its stop");
+    assert_eq!(home.verify()["whole"], json!(true));
+}

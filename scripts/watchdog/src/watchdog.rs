@@ -47,6 +47,9 @@ const TICK: Duration = Duration::from_secs(1);
 /// How often a lock that another process holds is tried.
 const LOCK_INTERVAL: Duration = Duration::from_millis(20);
 
+/// How long after a request to stop another one counts as a second, which kills the host.
+const SECOND_REQUEST: Duration = Duration::from_secs(2);
+
 /// How a run of the watchdog ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum End {
@@ -169,7 +172,8 @@ struct Watchdog<'a> {
     try_started: bool,
     /// The links lead to the old release again.
     rolled_back: bool,
-    leaving: bool,
+    /// Since when it has been asked to stop.
+    leaving: Option<Instant>,
     /// When there is something to do even if nothing happens.
     wake: Instant,
 }
@@ -219,7 +223,7 @@ impl<'a> Watchdog<'a> {
             script_waited: None,
             try_started: false,
             rolled_back: false,
-            leaving: false,
+            leaving: None,
             wake: Instant::now(),
         })
     }
@@ -266,7 +270,7 @@ impl<'a> Watchdog<'a> {
     fn run(&mut self) -> Result<End, RunError> {
         loop {
             self.wake = Instant::now() + TICK;
-            if self.leaving {
+            if self.leaving.is_some() {
                 if self.leave() {
                     return Ok(End::Stopped);
                 }
@@ -369,15 +373,21 @@ impl<'a> Watchdog<'a> {
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => 0,
             other => other?,
         };
-        if received > 0 && !self.leaving {
-            log::info!("asked to stop");
-            self.upstream.stopping();
-            self.leaving = true;
-        } else if received > 0
-            && let Some(host) = &mut self.host
-        {
-            log::warn!("asked to stop a second time; the host is killed");
-            host.kill();
+        match (received, self.leaving) {
+            (0, _) => {}
+            (_, None) => {
+                log::info!("asked to stop");
+                self.upstream.stopping();
+                self.leaving = Some(Instant::now());
+            }
+            // Whoever signals the process group reaches the watchdog twice with one request.
+            (_, Some(since)) if since.elapsed() < SECOND_REQUEST => {}
+            (_, Some(_)) => {
+                if let Some(host) = &mut self.host {
+                    log::warn!("asked to stop a second time; the host is killed");
+                    host.kill();
+                }
+            }
         }
         Ok(())
     }
