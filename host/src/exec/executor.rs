@@ -22,7 +22,8 @@ use super::{
     Admit, Command, Doing, ObjectName, PluginSet, Queue, Refusal, Reply, Start, UpgradeSink, Vitals,
     committer::{self, Answer, Commit, Ready, Verdict},
     now_us, spawn, split_mix,
-    turn::{Scratch, Turn, View, storage},
+    state::storage,
+    turn::{Scratch, Turn},
 };
 use crate::{
     config,
@@ -364,7 +365,7 @@ impl Executor {
             Ok(None) => None,
             Ok(Some((known, outcome))) if same(&known) => Some(Executed::Answered { tid: Some(known.tid), outcome }),
             Ok(Some((known, _))) => Some(Executed::Refused(Refusal::RequestIdReused { tid: known.tid })),
-            Err(error) => Some(storage(&error).into()),
+            Err(error) => Some(storage(error).into()),
         }
     }
 
@@ -544,7 +545,7 @@ impl Executor {
         };
         match self.writer.record(&draft) {
             Ok(tid) => Executed::Recorded { tid, outcome, pause_us: 0 },
-            Err(error) => storage(&error).into(),
+            Err(error) => storage(error).into(),
         }
     }
 
@@ -552,7 +553,7 @@ impl Executor {
     fn turn(&mut self, time_us: u64, seed: u64) -> Turn<'_> {
         let next_object = self.writer.next_object();
         let (reader, limits) = (self.writer.reader(), &self.config.execution);
-        let turn = Turn::new(reader, &mut self.scratch, &self.plugins, limits, View::Newest, (time_us, seed));
+        let turn = Turn::new(reader, &mut self.scratch, &self.plugins, limits, (time_us, seed));
         Turn { next_object, ..turn }
     }
 }

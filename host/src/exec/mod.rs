@@ -14,6 +14,7 @@ mod committer;
 mod executor;
 mod plugins;
 mod queries;
+mod state;
 mod turn;
 
 use std::{
@@ -33,6 +34,7 @@ use theseus_value::ObjectId;
 pub use self::{
     plugins::{BehaviorConflict, MethodKinds, PluginSet},
     queries::QueryWorker,
+    state::State,
     turn::NAME_BYTES_MAX,
 };
 use crate::{

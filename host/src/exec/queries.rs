@@ -11,7 +11,8 @@ use theseus_abi::Failure;
 
 use super::{
     Done, ObjectName, PluginSet, Queue, Refusal, Start, Vitals, now_us, spawn, split_mix,
-    turn::{Scratch, Turn, View},
+    state::Snapshot,
+    turn::{Scratch, Turn},
 };
 use crate::{
     config::Execution,
@@ -104,8 +105,10 @@ impl QueryWorker {
         // In this order: the set is then at least as new as the state, and can read all of it.
         let head = self.reader.identity().head();
         let plugins = self.published.load();
-        let (view, given) = (View::Snapshot(head.tid), (now_us(), split_mix(&mut self.seeds)));
-        let mut turn = Turn::new(&mut self.reader, &mut self.scratch, &plugins, &self.limits, view, given);
+        let mut snapshot = Snapshot { reader: &mut self.reader, head: head.tid };
+        let given = (now_us(), split_mix(&mut self.seeds));
+        let turn = Turn::new(&mut snapshot, &mut self.scratch, &plugins, &self.limits, given);
+        let mut turn = Turn { read_only: true, ..turn };
         let target = turn.find(object)?;
         let result = turn.message(target, method, arguments);
         if let Some(failure) = turn.poison.take() {

@@ -1,6 +1,6 @@
 //! One turn: the execution of one message and of all messages sent from within it.
 //!
-//! A turn reads one view of the identity and its own write set. A command's turn becomes a transaction if it ends well; a
+//! A turn reads one [state](State) of the identity and its own write set. A command's turn becomes a transaction if it ends well; a
 //! query's turn can write nothing. What a failed message changed is undone before its sender sees the failure, so a sender
 //! that goes on after one goes on from a whole state.
 
@@ -13,10 +13,10 @@ use rustc_hash::FxHashMap;
 use theseus_abi::{Failure, FailureCode, abi_stable::std_types::RVec};
 use theseus_value::{ObjectId, raw::merge_maps};
 
-use super::{ObjectName, PluginSet};
+use super::{ObjectName, PluginSet, State};
 use crate::{
     config::Execution,
-    identity::{ObjectRecord, Reader, StorageError, Tid},
+    identity::ObjectRecord,
     plugin::{Behavior, CallBuffers, CallHost, MethodId},
 };
 
@@ -25,15 +25,6 @@ const EMPTY_MAP: &[u8] = &[0xa0];
 
 /// The longest name of an object, in bytes.
 pub const NAME_BYTES_MAX: usize = 255;
-
-/// Which state of the identity a turn reads.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum View {
-    /// The executor's: everything that was recorded, durable or not.
-    Newest,
-    /// The committed state whose head this was.
-    Snapshot(Tid),
-}
 
 /// What a turn works with. Kept from turn to turn for its memory.
 #[derive(Default)]
@@ -53,10 +44,9 @@ enum Undo {
 }
 
 pub(super) struct Turn<'a> {
-    pub reader: &'a mut Reader,
+    pub state: &'a mut dyn State,
     pub plugins: &'a PluginSet,
     pub limits: &'a Execution,
-    pub view: View,
     /// Whether only queries may be executed.
     pub read_only: bool,
     /// The id that the next new object gets.
@@ -106,22 +96,20 @@ impl Scratch {
 }
 
 impl<'a> Turn<'a> {
-    /// A fresh turn. On a snapshot only queries may be executed.
+    /// A fresh turn, which may execute commands.
     pub(super) fn new(
-        reader: &'a mut Reader,
+        state: &'a mut dyn State,
         scratch: &'a mut Scratch,
         plugins: &'a PluginSet,
         limits: &'a Execution,
-        view: View,
         (time_us, seed): (u64, u64),
     ) -> Turn<'a> {
         scratch.clear();
         Turn {
-            reader,
+            state,
             plugins,
             limits,
-            view,
-            read_only: view != View::Newest,
+            read_only: false,
             next_object: 0,
             time_us,
             random: seed,
@@ -259,17 +247,11 @@ impl<'a> Turn<'a> {
         if let Some(written) = self.scratch.writes.get(&object) {
             return Ok(written.clone());
         }
-        let version = match self.view {
-            View::Newest => self.reader.newest(object),
-            View::Snapshot(head) => self.reader.snapshot(object, head),
-        };
-        let version = version.map_err(|error| self.poisoned(&error))?;
-        Ok(version.and_then(|version| version.record.clone()))
+        self.state.object(object).map_err(|failure| self.poisoned(failure))
     }
 
     /// Takes note that the storage failed.
-    fn poisoned(&mut self, error: &StorageError) -> Failure {
-        let failure = storage(error);
+    fn poisoned(&mut self, failure: Failure) -> Failure {
         self.poison = Some(failure.clone());
         failure
     }
@@ -310,11 +292,7 @@ impl<'a> Turn<'a> {
     fn named(&mut self, name: &str) -> Result<Option<ObjectId>, Failure> {
         let object = match self.scratch.names.get(name) {
             Some(object) => *object,
-            None => match self.view {
-                View::Newest => self.reader.name(name),
-                View::Snapshot(_) => self.reader.durable_name(name),
-            }
-            .map_err(|error| self.poisoned(&error))?,
+            None => self.state.name(name).map_err(|failure| self.poisoned(failure))?,
         };
         match object {
             Some(object) => Ok(self.peek(object)?.map(|_| object)),
@@ -462,10 +440,4 @@ fn no_such_behavior(plugins: &PluginSet, name: &str) -> Failure {
 
 fn encoding(object: ObjectId, error: &theseus_value::DecodeError) -> Failure {
     Failure::new(FailureCode::BAD_ENCODING, format!("the slots of object {object}: {error}"))
-}
-
-pub(super) fn storage(error: &StorageError) -> Failure {
-    let damaged = matches!(error, StorageError::Damaged { .. });
-    let code = if damaged { FailureCode::IDENTITY_DAMAGED } else { FailureCode::STORAGE };
-    Failure::new(code, error.to_string())
 }

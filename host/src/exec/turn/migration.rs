@@ -65,8 +65,8 @@ impl Turn<'_> {
                 check_ancestors(seen.len())?;
                 let mut stored = self.peek(parent)?;
                 if stored.as_ref().is_some_and(|it| it.behavior == record.behavior && it.schema != record.schema) {
-                    let before = self.reader.last_in_schema(parent, record.schema);
-                    let before = before.map_err(|error| self.poisoned(&error))?;
+                    let before = self.state.last_in_schema(parent, record.schema);
+                    let before = before.map_err(|failure| self.poisoned(failure))?;
                     stored = before.or(stored);
                 }
                 if let Some(parent) = stored {
