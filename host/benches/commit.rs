@@ -51,7 +51,7 @@ fn main() {
     let mut measured = Vec::new();
     {
         let runtime = Runtime::open(&home, &config).expect("the host opens");
-        ask(&runtime, Action::Swap { paths: vec![counter_plugin()] });
+        ask(&runtime, Action::Swap { paths: vec![counter_plugin()], options: Default::default() });
         make_objects(&runtime);
         for batch in batches {
             measured.push(measure(&runtime, batch, Duration::from_secs(seconds)));

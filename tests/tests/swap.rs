@@ -166,7 +166,11 @@ fn a_slot_with_a_new_name_is_inherited_whoever_migrates_first() {
         for (child, parent) in [("child", "visits"), ("grandchild", "child")] {
             client.post("/v1/objects", &json!({ "derive": parent, "name": child })).ok();
         }
-        home.swap(&[&artifacts::renamed_counter()]);
+        let renamed = artifacts::renamed_counter();
+        // It cannot turn objects back, and that has to be said.
+        let fault = home.cli(&["swap", renamed.to_str().unwrap()]).failed(4);
+        assert!(fault.contains("--irreversible"), "{fault}");
+        home.json(&["swap", "--irreversible", renamed.to_str().unwrap()]);
         assert_eq!(client.call(first, "increment", &json!([1])), 11, "{first}");
         for (object, sees) in ["visits", "child", "grandchild"].into_iter().zip(sees) {
             assert_eq!(client.call(object, "count", &json!([])), sees, "{object} after {first}");

@@ -104,14 +104,15 @@ impl Session {
                 self.print(&text, |document| output::plugins(&document["plugins"]))
             }
             Command::Plan { paths } => self.plan(&paths),
-            Command::Swap { paths } => {
-                let text = self.running()?.ask(Ask::post("/v1/swap", json!({ "paths": absolute(&paths)? })))?;
+            Command::Swap { paths, options } => {
+                let request = options.beside(json!({ "paths": absolute(&paths)? }));
+                let text = self.running()?.ask(Ask::post("/v1/swap", request))?;
                 self.print(&text, output::swap)
             }
-            Command::Apply { bundle, reason } => {
+            Command::Apply { bundle, reason, options } => {
                 let [bundle] = &absolute(&[bundle])?[..] else { unreachable!("one path in, one path out") };
-                let text =
-                    self.running()?.ask(Ask::post("/v1/apply", json!({ "bundle": bundle, "reason": reason })))?;
+                let request = options.beside(json!({ "bundle": bundle, "reason": reason }));
+                let text = self.running()?.ask(Ask::post("/v1/apply", request))?;
                 self.print(&text, output::applied)
             }
             Command::Completions { .. } | Command::Man { .. } => unreachable!("needs no home and was done before"),
@@ -344,6 +345,18 @@ impl Session {
             out.write_all(human(&document(text)?).as_bytes())?;
         }
         Ok(out.flush()?)
+    }
+}
+
+impl super::SwapOptions {
+    /// A request with these options added.
+    fn beside(&self, mut request: Json) -> Json {
+        let Self { rehearse, irreversible, eager, quarantined } = *self;
+        request["rehearse"] = json!(rehearse);
+        request["irreversible"] = json!(irreversible);
+        request["eager"] = json!(eager);
+        request["quarantined"] = json!(quarantined);
+        request
     }
 }
 

@@ -184,6 +184,8 @@ Examples:
         /// Plugin files.
         #[arg(required = true, value_name = "PATH")]
         paths: Vec<PathBuf>,
+        #[command(flatten)]
+        options: SwapOptions,
     },
     /// Does what `plan` says: a swap in the live host, or a restart cycle.
     #[command(after_help = "Examples:\n  theseus apply release-2.bundle --reason 'security fix'")]
@@ -193,6 +195,8 @@ Examples:
         /// Why; it is kept in the history.
         #[arg(long, default_value = "", value_name = "TEXT")]
         reason: String,
+        #[command(flatten)]
+        options: SwapOptions,
     },
     /// Holds restart cycles back: the watchdog takes no instruction up until `resume`.
     #[command(after_help = "Examples:\n  theseus hold\n  theseus hold --reason 'the disk is being changed'")]
@@ -218,6 +222,23 @@ Examples:
         /// The command.
         command: Option<String>,
     },
+}
+
+/// What a swap may do beyond the ordinary.
+#[derive(Args)]
+struct SwapOptions {
+    /// First execute so many recorded transactions again with the new plugins, and refuse if they fail.
+    #[arg(long, value_name = "COUNT")]
+    rehearse: Option<u64>,
+    /// Go on although the old plugins could not take the migrated objects back.
+    #[arg(long)]
+    irreversible: bool,
+    /// Answer when all objects have migrated, not before.
+    #[arg(long)]
+    eager: bool,
+    /// Take a file although it was rolled back before.
+    #[arg(long)]
+    quarantined: bool,
 }
 
 /// Runs the command that the process was started with.

@@ -25,7 +25,9 @@ pub fn answer(answer: &Answer) -> Json {
             json!({ "transactions": transactions.iter().map(transaction).collect::<Vec<_>>(), "next": next })
         }
         Answer::Status(view) => status(view),
-        Answer::Plugins(views) => json!({ "plugins": views.iter().map(plugin).collect::<Vec<_>>() }),
+        Answer::Plugins(view) => {
+            json!({ "plugins": view.plugins.iter().map(plugin).collect::<Vec<_>>(), "unloaded": view.unloaded })
+        }
         Answer::Plan(view) => plan(view),
         Answer::Swapped(view) => swap(view),
         Answer::Applied(AppliedView::Swapped(view)) => json!({ "swapped": swap(view), "requested": null }),

@@ -23,7 +23,7 @@ use super::{
     problem::{Problem, own_codes},
     request,
 };
-use crate::runtime::action::{Action, Answer, CallMode, Head, ObjectRef, Tid};
+use crate::runtime::action::{Action, Answer, CallMode, Head, ObjectRef, SwapOptions, Tid};
 
 /// The head of the history as of an answer.
 const THESEUS_HEAD: &str = "theseus-head";
@@ -209,39 +209,61 @@ struct Paths {
     paths: Vec<PathBuf>,
 }
 
-impl Paths {
-    async fn received(shared: &Shared, body: Body) -> Result<Vec<PathBuf>, Problem> {
-        let Paths { paths } = request::parse_json(&receive(shared, body).await?)?;
-        if paths.is_empty() {
-            return Err(Problem::bad_request("paths: expected at least one plugin file"));
-        }
-        check_absolute(&paths)?;
-        Ok(paths)
-    }
-}
-
-async fn plan(State(shared): Host, body: Body) -> Outcome {
-    let paths = Paths::received(&shared, body).await?;
-    reply(&shared.ask(Action::Plan { paths }).await?)
-}
-
-async fn swap(State(shared): Host, body: Body) -> Outcome {
-    let paths = Paths::received(&shared, body).await?;
-    reply(&shared.ask(Action::Swap { paths }).await?)
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Swap {
+    paths: Vec<PathBuf>,
+    rehearse: Option<u64>,
+    #[serde(default)]
+    irreversible: bool,
+    #[serde(default)]
+    eager: bool,
+    #[serde(default)]
+    quarantined: bool,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Bundle {
+struct Apply {
     bundle: PathBuf,
     #[serde(default)]
     reason: String,
+    rehearse: Option<u64>,
+    #[serde(default)]
+    irreversible: bool,
+    #[serde(default)]
+    eager: bool,
+    #[serde(default)]
+    quarantined: bool,
+}
+
+async fn plan(State(shared): Host, body: Body) -> Outcome {
+    let Paths { paths } = request::parse_json(&receive(&shared, body).await?)?;
+    check_files(&paths)?;
+    reply(&shared.ask(Action::Plan { paths }).await?)
+}
+
+async fn swap(State(shared): Host, body: Body) -> Outcome {
+    let request = request::parse_json(&receive(&shared, body).await?)?;
+    let Swap { paths, rehearse, irreversible, eager, quarantined } = request;
+    check_files(&paths)?;
+    let options = SwapOptions { rehearse, irreversible, eager, quarantined };
+    reply(&shared.ask(Action::Swap { paths, options }).await?)
 }
 
 async fn apply(State(shared): Host, body: Body) -> Outcome {
-    let Bundle { bundle, reason } = request::parse_json(&receive(&shared, body).await?)?;
+    let request = request::parse_json(&receive(&shared, body).await?)?;
+    let Apply { bundle, reason, rehearse, irreversible, eager, quarantined } = request;
     check_absolute(std::slice::from_ref(&bundle))?;
-    reply(&shared.ask(Action::Apply { bundle, reason }).await?)
+    let options = SwapOptions { rehearse, irreversible, eager, quarantined };
+    reply(&shared.ask(Action::Apply { bundle, reason, options }).await?)
+}
+
+fn check_files(paths: &[PathBuf]) -> Result<(), Problem> {
+    if paths.is_empty() {
+        return Err(Problem::bad_request("paths: expected at least one plugin file"));
+    }
+    check_absolute(paths)
 }
 
 /// The host has a working folder of its own, so a relative path would mean something else than the client thinks.

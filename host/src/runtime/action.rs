@@ -10,6 +10,8 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use theseus_value::{ObjectId, Value};
 
+pub use crate::swap::SwapOptions;
+
 /// The number of a transaction: 1, 2, 3 ... without gaps.
 pub type Tid = u64;
 
@@ -48,9 +50,9 @@ pub enum Action {
     /// What `apply` would do with these files or this bundle, without doing it.
     Plan { paths: Vec<PathBuf> },
     /// Replaces or brings in plugins, all of them or none.
-    Swap { paths: Vec<PathBuf> },
+    Swap { paths: Vec<PathBuf>, options: SwapOptions },
     /// Does what the plan says: a swap, or a restart cycle.
-    Apply { bundle: PathBuf, reason: String },
+    Apply { bundle: PathBuf, reason: String, options: SwapOptions },
 }
 
 /// How a `Call` may be executed.
@@ -82,7 +84,7 @@ pub enum Answer {
     /// Of `Status`.
     Status(StatusView),
     /// Of `Plugins`.
-    Plugins(Vec<PluginView>),
+    Plugins(PluginsView),
     /// Of `Plan`.
     Plan(PlanView),
     /// Of `Swap`.
@@ -150,6 +152,15 @@ pub struct StatusView {
     pub plugins: Vec<PluginView>,
     /// The restart cycle under way, if any: instruction id.
     pub update: Option<String>,
+}
+
+/// The plugins of a host.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct PluginsView {
+    /// Those in force, and replaced ones that are still loaded.
+    pub plugins: Vec<PluginView>,
+    /// How many replaced generations were unloaded since the host started.
+    pub unloaded: u64,
 }
 
 /// A generation of a plugin.

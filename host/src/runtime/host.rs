@@ -10,7 +10,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use theseus_value::{ObjectId, Value};
 
 use super::{
-    action::{Action, ActionError, Answer, CallMode, Head, ObjectRef, StatusView},
+    action::{Action, ActionError, Answer, CallMode, Head, ObjectRef, StatusView, SwapOptions},
     operator::{Operator, QUEUE_MAX},
     owner::{OwnerError, OwnerLock},
     views,
@@ -22,7 +22,7 @@ use crate::{
     identity::{Identity, Incarnation, Opened, Outcome, Place, RecordHash, Resume, StorageError, Tid},
     plugin::{self, Digest, Store},
     restart::{Trial, bundle, confirm, handoff, instruction},
-    swap::{self, Retirement},
+    swap::{self, Retirement, Swapper},
 };
 
 /// Takes what came of an action. Called on a thread of the host's, so it must be quick and not block.
@@ -154,11 +154,14 @@ impl Runtime {
         let operator = Arc::new(Operator {
             home: home.clone(),
             engine: engine.clone(),
-            store,
-            retirement: Arc::new(Retirement::start()),
+            swapper: Swapper {
+                engine: engine.clone(),
+                store,
+                retirement: Retirement::start(),
+                settings: config.plugins.clone(),
+            },
             identity: identity.id(),
             incarnation,
-            file_bytes_max: config.plugins.file_bytes_max,
             update: Arc::default(),
         });
         operator.take_up_update(update);
@@ -210,7 +213,7 @@ impl Runtime {
                 self.read(reply, move |worker| views::history(worker.reader(), object.as_ref(), from, limit));
             }
             Action::Status => reply(Ok(Answer::Status(self.status()))),
-            Action::Plugins => reply(Ok(Answer::Plugins(self.operator.plugins()))),
+            Action::Plugins => reply(Ok(Answer::Plugins(self.operator.plugins_view()))),
             Action::Plan { .. } | Action::Swap { .. } | Action::Apply { .. } => self.order(action, reply),
         }
     }
@@ -308,7 +311,7 @@ impl Runtime {
         {
             log::error!("the operator thread had panicked");
         }
-        self.operator.retirement.stop();
+        self.operator.swapper.retirement.stop();
         if let Some(id) = update {
             let handoff = handoff::Handoff {
                 schema: handoff::SCHEMA,
@@ -437,7 +440,7 @@ fn start_operator(operator: Arc<Operator>, orders: Receiver<Order>) -> JoinHandl
                 Order::Action(action, reply) => reply(operator.perform(action)),
                 Order::Upgrade(object, request) => operator.upgrade(object, &request),
                 Order::Release(paths) => {
-                    if let Err(error) = operator.swap(&paths) {
+                    if let Err(error) = operator.swap(&paths, &SwapOptions::default()) {
                         log::error!("the plugins of the release were not swapped in: {}", error.message);
                     }
                 }

@@ -41,7 +41,7 @@ impl Collector for HostMetrics {
             metric.encode(encoder.encode_descriptor(name, help, None, metric.metric_type())?)
         };
         let vitals = self.engine.vitals();
-        let (retired, unloaded) = self.operator.retirement.report();
+        let (retired, unloaded) = self.operator.swapper.retirement.report();
         counter("theseus_transactions", "Transactions made durable", vitals.transactions.load(Ordering::Relaxed))?;
         counter("theseus_batches", "Batches committed", vitals.batches.load(Ordering::Relaxed))?;
         counter("theseus_queries", "Queries executed", vitals.queries.load(Ordering::Relaxed))?;

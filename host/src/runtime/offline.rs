@@ -4,7 +4,9 @@ use std::{fs, time::Instant};
 
 use super::{
     OpenError,
-    action::{Action, ActionError, Answer, Damage, PluginState, PluginView, StatusView, VerifyReport, codes},
+    action::{
+        Action, ActionError, Answer, Damage, PluginState, PluginView, PluginsView, StatusView, VerifyReport, codes,
+    },
     host::{self, VERSION},
     owner::{OwnerError, OwnerLock},
     views,
@@ -58,7 +60,9 @@ pub fn perform(home: &Home, action: Action) -> Result<Answer, ActionError> {
         Action::Get { object, at } => views::object(&mut reader, &object, at),
         Action::List { prefix, after, limit } => views::names(&mut reader, &prefix, after.as_deref(), limit),
         Action::History { object, from, limit } => views::history(&mut reader, object.as_ref(), from, limit),
-        Action::Plugins => Ok(Answer::Plugins(plugins(home, &resume.generations))),
+        Action::Plugins => {
+            Ok(Answer::Plugins(PluginsView { plugins: plugins(home, &resume.generations), unloaded: 0 }))
+        }
         Action::Status => Ok(Answer::Status(StatusView {
             identity: identity.id().to_string(),
             head: views::head(identity.head()),

@@ -9,8 +9,8 @@ use theseus_value::{ObjectId, Value};
 
 use super::{
     action::{
-        Action, ActionError, Answer, AppliedView, PlanKind, PlanView, PlannedPlugin, PluginState, PluginView, SwapView,
-        codes,
+        Action, ActionError, Answer, AppliedView, PlanKind, PlanView, PlannedPlugin, PluginState, PluginView,
+        PluginsView, SwapOptions, SwapView, codes,
     },
     views,
 };
@@ -18,12 +18,12 @@ use crate::{
     exec::{Doing, Engine, Refusal},
     home::Home,
     identity::{Identity, IdentityId, Incarnation, StorageError, Tid},
-    plugin::{Digest, Store},
+    plugin::Digest,
     restart::{
         bundle::{self, Bundle},
         instruction::{self, Instruction, InstructionId},
     },
-    swap::{self, Change, Plan, Retirement, SwapError, Swapped, Whereabouts},
+    swap::{self, Change, Plan, SwapError, Swapped, Swapper, Whereabouts},
 };
 
 /// Under which the intent of a restart cycle stands in the history, with the whole instruction.
@@ -40,11 +40,9 @@ pub(super) const QUEUE_MAX: usize = 64;
 pub(super) struct Operator {
     pub home: Home,
     pub engine: Arc<Engine>,
-    pub store: Store,
-    pub retirement: Arc<Retirement>,
+    pub swapper: Swapper,
     pub identity: IdentityId,
     pub incarnation: Incarnation,
-    pub file_bytes_max: u64,
     /// The restart cycle under way. A lock because the thread sets it and every status reads it.
     pub update: Arc<Mutex<Option<InstructionId>>>,
 }
@@ -54,8 +52,10 @@ impl Operator {
     pub(super) fn perform(&self, action: Action) -> Result<Answer, ActionError> {
         match action {
             Action::Plan { paths } => self.plan(&paths).map(Answer::Plan),
-            Action::Swap { paths } => self.swap(&paths).map(Answer::Swapped),
-            Action::Apply { bundle, reason } => self.apply(&bundle, &reason, "operator").map(Answer::Applied),
+            Action::Swap { paths, options } => self.swap(&paths, &options).map(Answer::Swapped),
+            Action::Apply { bundle, reason, options } => {
+                self.apply(&bundle, &reason, "operator", &options).map(Answer::Applied)
+            }
             _ => unreachable!("the runtime sends the operator these three only"),
         }
     }
@@ -68,7 +68,7 @@ impl Operator {
             field.and_then(|field| field.as_text()).unwrap_or_default().to_owned()
         };
         let (bundle, reason) = (PathBuf::from(text("bundle")), text("reason"));
-        match self.apply(&bundle, &reason, &format!("object {requested_by}")) {
+        match self.apply(&bundle, &reason, &format!("object {requested_by}"), &SwapOptions::default()) {
             Ok(applied) => log::info!("object {requested_by} requested an upgrade ({reason}): {applied:?}"),
             Err(error) => {
                 log::error!("object {requested_by} requested an upgrade that was not done: {}", error.message)
@@ -90,17 +90,16 @@ impl Operator {
     }
 
     fn plan_files(&self, paths: &[PathBuf]) -> PlanView {
-        let foreseen = swap::examine(paths, self.file_bytes_max)
-            .and_then(|candidates| swap::foresee(&self.engine, &candidates).map_err(SwapError::from));
-        match foreseen {
+        match self.swapper.foresee(paths) {
             Ok(plan) => plan_view(&plan),
             Err(error) => PlanView { kind: PlanKind::Refused, reasons: vec![error.to_string()], plugins: Vec::new() },
         }
     }
 
     /// Puts plugin files in force. No files are nothing to do, as for a bundle whose host is the one that runs.
-    pub(super) fn swap(&self, paths: &[PathBuf]) -> Result<SwapView, ActionError> {
-        swap::swap(&self.engine, &self.store, &self.retirement, paths, self.file_bytes_max)
+    pub(super) fn swap(&self, paths: &[PathBuf], options: &SwapOptions) -> Result<SwapView, ActionError> {
+        self.swapper
+            .swap(paths, options)
             .map(|swapped| {
                 let view = swap_view(&swapped);
                 for plugin in &view.plugins {
@@ -112,10 +111,16 @@ impl Operator {
             .map_err(|error| swap_error(&error))
     }
 
-    fn apply(&self, folder: &Path, reason: &str, requested_by: &str) -> Result<AppliedView, ActionError> {
+    fn apply(
+        &self,
+        folder: &Path,
+        reason: &str,
+        requested_by: &str,
+        options: &SwapOptions,
+    ) -> Result<AppliedView, ActionError> {
         let bundle = read_bundle(folder)?;
         if restart_reasons(&bundle).is_empty() {
-            return self.swap(&plugin_paths(&bundle)).map(AppliedView::Swapped);
+            return self.swap(&plugin_paths(&bundle), options).map(AppliedView::Swapped);
         }
         if let Some(id) = self.update_under_way() {
             let message = format!("the restart cycle {id} is under way: wait for its end");
@@ -194,6 +199,12 @@ impl Operator {
         Ok(last)
     }
 
+    /// The plugins of this host.
+    pub(super) fn plugins_view(&self) -> PluginsView {
+        let (_, unloaded) = self.swapper.retirement.report();
+        PluginsView { plugins: self.plugins(), unloaded }
+    }
+
     /// The plugins in force and the replaced ones that are still loaded.
     pub(super) fn plugins(&self) -> Vec<PluginView> {
         let active = self.engine.plugins();
@@ -204,7 +215,7 @@ impl Operator {
             state: PluginState::Active,
             behaviors: generation.behaviors().iter().map(|it| (it.name().to_string(), it.schema())).collect(),
         });
-        let (retired, _) = self.retirement.report();
+        let (retired, _) = self.swapper.retirement.report();
         let retired = retired.into_iter().map(|view| PluginView {
             name: view.name,
             version: view.version,
@@ -278,7 +289,9 @@ fn swap_error(failure: &SwapError) -> ActionError {
         SwapError::Stage(_) | SwapError::Inspect { .. } | SwapError::Load { .. } | SwapError::SelfTest { .. } => {
             views::error(codes::PLUGIN_REFUSED, failure.to_string())
         }
-        SwapError::Plan { .. } => views::error(codes::PLAN_REFUSED, failure.to_string()),
+        SwapError::Plan { .. } | SwapError::Irreversible { .. } => {
+            views::error(codes::PLAN_REFUSED, failure.to_string())
+        }
         SwapError::Keep(_) => views::error(codes::STORAGE_FULL, failure.to_string()),
         SwapError::Execute(refusal @ Refusal::NotAdmitted { .. }) => {
             views::error(codes::PLAN_REFUSED, refusal.to_string())

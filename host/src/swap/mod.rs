@@ -23,17 +23,18 @@ pub use self::{
     retire::{RetiredView, Retirement, Whereabouts},
 };
 use crate::{
+    config,
     exec::{Admit, Command, Doing, Done, Engine, Refusal},
     identity::Census,
     plugin::{self, Generation, Inspection, KeepError, LoadError, StageError, Staged, Store},
 };
 
 /// A file that was staged and found to be a plugin, but not loaded.
-pub struct Candidate {
+struct Candidate {
     /// Where it was read from.
-    pub path: PathBuf,
+    path: PathBuf,
     /// What was found in it.
-    pub inspection: Inspection,
+    inspection: Inspection,
     staged: Staged,
 }
 
@@ -56,6 +57,15 @@ pub enum SwapError {
     Plan {
         /// Why.
         problems: Vec<Problem>,
+    },
+    /// It could not be undone, and that was not asked for.
+    #[error(
+        "the swap could not be undone: {} cannot turn the objects back that it migrates; say --irreversible if that is meant",
+        plugins.join(", ")
+    )]
+    Irreversible {
+        /// The plugins that do not write the schema that they read.
+        plugins: Vec<String>,
     },
     /// The file could not be kept for the next start.
     #[error(transparent)]
@@ -85,6 +95,19 @@ fn list(problems: &[Problem]) -> String {
     problems.iter().map(Problem::to_string).collect::<Vec<_>>().join("; ")
 }
 
+/// What a swap may do beyond the ordinary, and what it shall do before.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct SwapOptions {
+    /// Rehearse so many recorded transactions before, and refuse if the candidate fails where the record did not.
+    pub rehearse: Option<u64>,
+    /// Go on although the replaced plugins could not take the migrated objects back.
+    pub irreversible: bool,
+    /// Answer only when all objects have migrated.
+    pub eager: bool,
+    /// Take a file although it was rolled back before.
+    pub quarantined: bool,
+}
+
 /// What a swap did.
 #[derive(Debug)]
 pub struct Swapped {
@@ -101,7 +124,7 @@ pub struct Swapped {
 /// # Errors
 ///
 /// If one of them is not acceptable.
-pub fn examine(paths: &[PathBuf], bytes_max: u64) -> Result<Vec<Candidate>, SwapError> {
+fn examine(paths: &[PathBuf], bytes_max: u64) -> Result<Vec<Candidate>, SwapError> {
     paths.iter().map(|path| examine_one(path, bytes_max)).collect()
 }
 
@@ -114,72 +137,90 @@ fn examine_one(path: &Path, bytes_max: u64) -> Result<Candidate, SwapError> {
     }
 }
 
-/// What a swap of these candidates would change, as of now.
-///
-/// # Errors
-///
-/// If the executor does not answer.
-pub fn foresee(engine: &Engine, candidates: &[Candidate]) -> Result<Plan, Refusal> {
-    let offers: Vec<Inspection> = candidates.iter().map(|candidate| candidate.inspection.clone()).collect();
-    let (sender, receiver) = mpsc::channel();
-    let look = Box::new(move |plugins: &_, census: &Census| _ = sender.send(plan(plugins, census, &offers)));
-    ask(engine, Doing::Look { look })?;
-    receiver.recv().map_err(|_| Refusal::Stopping)
+/// What swaps work with.
+pub struct Swapper {
+    /// Where plugins are in force.
+    pub engine: Arc<Engine>,
+    /// Where their files are kept.
+    pub store: Store,
+    /// What ends replaced generations.
+    pub retirement: Retirement,
+    /// The settings for plugins.
+    pub settings: config::Plugins,
 }
 
-/// Puts plugin files in force, all of them or none, and retires what they replace.
-///
-/// # Errors
-///
-/// If a file is not acceptable, does not fit, or cannot be loaded, or if the storage refuses. Nothing has changed then.
-pub fn swap(
-    engine: &Engine,
-    store: &Store,
-    retirement: &Retirement,
-    paths: &[PathBuf],
-    bytes_max: u64,
-) -> Result<Swapped, SwapError> {
-    let mut stages_us = BTreeMap::new();
-    let mut clock = Instant::now();
-    let mut stage = |name: &str| {
-        stages_us.insert(name.to_owned(), clock.elapsed().as_micros() as u64);
-        clock = Instant::now();
-    };
-    let mut candidates = examine(paths, bytes_max)?;
-    stage("inspect");
-    let foreseen = foresee(engine, &candidates)?;
-    if !foreseen.problems.is_empty() {
-        return Err(SwapError::Plan { problems: foreseen.problems });
+impl Swapper {
+    /// What a swap of these files would change, as of now. Changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// If a file is not acceptable, or if the executor does not answer.
+    pub fn foresee(&self, paths: &[PathBuf]) -> Result<Plan, SwapError> {
+        let candidates = examine(paths, self.settings.file_bytes_max)?;
+        Ok(self.plan(&candidates)?)
     }
-    stage("plan");
-    let before = engine.plugins();
-    candidates.retain(|candidate| foreseen.changes.iter().any(|change| change.to == candidate.inspection.digest));
-    if candidates.is_empty() {
-        return Ok(Swapped { plan: foreseen, done: None, stages_us });
+
+    fn plan(&self, candidates: &[Candidate]) -> Result<Plan, Refusal> {
+        let offers: Vec<Inspection> = candidates.iter().map(|candidate| candidate.inspection.clone()).collect();
+        let (sender, receiver) = mpsc::channel();
+        let look = Box::new(move |plugins: &_, census: &Census| _ = sender.send(plan(plugins, census, &offers)));
+        ask(&self.engine, Doing::Look { look })?;
+        receiver.recv().map_err(|_| Refusal::Stopping)
     }
-    for candidate in &candidates {
-        store.keep(&candidate.staged)?;
-    }
-    stage("keep");
-    let offers: Vec<Inspection> = candidates.iter().map(|candidate| candidate.inspection.clone()).collect();
-    let generations = load(candidates, retirement)?;
-    stage("load");
-    let note = note(&foreseen);
-    let admit: Admit = Box::new(move |plugins, census| match plan(plugins, census, &offers) {
-        now if now.problems.is_empty() => Ok(()),
-        now => Err(list(&now.problems)),
-    });
-    let installed = ask(engine, Doing::Install { generations: generations.clone(), admit, note });
-    stage("commit");
-    match installed {
-        Ok(done) => {
-            let replaced = generations.iter().filter_map(|generation| before.plugin(generation.name()).cloned());
-            retirement.retire(replaced.collect());
-            Ok(Swapped { plan: foreseen, done: Some(done), stages_us })
+
+    /// Puts plugin files in force, all of them or none, and retires what they replace.
+    ///
+    /// # Errors
+    ///
+    /// If a file is not acceptable, does not fit, or cannot be loaded, or if the storage refuses. Nothing has changed then.
+    pub fn swap(&self, paths: &[PathBuf], options: &SwapOptions) -> Result<Swapped, SwapError> {
+        let mut stages_us = BTreeMap::new();
+        let mut clock = Instant::now();
+        let mut stage = |name: &str| {
+            stages_us.insert(name.to_owned(), clock.elapsed().as_micros() as u64);
+            clock = Instant::now();
+        };
+        let mut candidates = examine(paths, self.settings.file_bytes_max)?;
+        stage("inspect");
+        let foreseen = self.plan(&candidates)?;
+        if !foreseen.problems.is_empty() {
+            return Err(SwapError::Plan { problems: foreseen.problems });
         }
-        Err(refusal) => {
-            retirement.retire(generations);
-            Err(refusal.into())
+        let one_way = foreseen.changes.iter().filter(|change| !change.reversible);
+        let one_way: Vec<String> = one_way.map(|change| change.name.clone()).collect();
+        if !one_way.is_empty() && !options.irreversible {
+            return Err(SwapError::Irreversible { plugins: one_way });
+        }
+        stage("plan");
+        let before = self.engine.plugins();
+        candidates.retain(|candidate| foreseen.changes.iter().any(|change| change.to == candidate.inspection.digest));
+        if candidates.is_empty() {
+            return Ok(Swapped { plan: foreseen, done: None, stages_us });
+        }
+        for candidate in &candidates {
+            self.store.keep(&candidate.staged)?;
+        }
+        stage("keep");
+        let offers: Vec<Inspection> = candidates.iter().map(|candidate| candidate.inspection.clone()).collect();
+        let generations = load(candidates, &self.retirement)?;
+        stage("load");
+        let note = note(&foreseen);
+        let admit: Admit = Box::new(move |plugins, census| match plan(plugins, census, &offers) {
+            now if now.problems.is_empty() => Ok(()),
+            now => Err(list(&now.problems)),
+        });
+        let installed = ask(&self.engine, Doing::Install { generations: generations.clone(), admit, note });
+        stage("commit");
+        match installed {
+            Ok(done) => {
+                let replaced = generations.iter().filter_map(|generation| before.plugin(generation.name()).cloned());
+                self.retirement.retire(replaced.collect());
+                Ok(Swapped { plan: foreseen, done: Some(done), stages_us })
+            }
+            Err(refusal) => {
+                self.retirement.retire(generations);
+                Err(refusal.into())
+            }
         }
     }
 }
