@@ -6,7 +6,7 @@
 #![allow(dead_code, unreachable_pub, reason = "each test that includes this file uses a part of it")]
 
 use std::{
-    collections::HashMap,
+    collections::HashSet,
     path::{Path, PathBuf},
     process::Command,
     sync::{Mutex, OnceLock},
@@ -29,24 +29,41 @@ fn target() -> PathBuf {
 ///
 /// `manifest` is relative to the checkout; `name` is the crate's.
 pub fn build(manifest: &str, name: &str) -> PathBuf {
-    static BUILT: OnceLock<Mutex<HashMap<String, PathBuf>>> = OnceLock::new();
+    build_targets(manifest, name, &["--lib"]);
+    target().join("debug").join(library(&name.replace('-', "_")))
+}
+
+/// The file of a library.
+fn library(name: &str) -> String {
+    format!("{}{name}{}", std::env::consts::DLL_PREFIX, std::env::consts::DLL_SUFFIX)
+}
+
+/// Builds targets of a crate, at most once in a process.
+fn build_targets(manifest: &str, name: &str, targets: &[&str]) {
+    static BUILT: OnceLock<Mutex<HashSet<String>>> = OnceLock::new();
     let mut built = BUILT.get_or_init(Mutex::default).lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-    if let Some(path) = built.get(manifest) {
-        return path.clone();
+    if built.contains(manifest) {
+        return;
     }
     let cargo = std::env::var_os("CARGO").unwrap_or("cargo".into());
     let status = Command::new(cargo)
-        .args(["build", "--quiet", "--lib", "--package", name, "--manifest-path"])
+        .args(["build", "--quiet", "--package", name])
+        .args(targets)
+        .arg("--manifest-path")
         .arg(checkout().join(manifest))
         .arg("--target-dir")
         .arg(target())
         .status()
         .unwrap();
     assert!(status.success(), "cannot build {manifest}");
-    let file = format!("{}{}{}", std::env::consts::DLL_PREFIX, name.replace('-', "_"), std::env::consts::DLL_SUFFIX);
-    let path = target().join("debug").join(file);
-    built.insert(manifest.to_owned(), path.clone());
-    path
+    built.insert(manifest.to_owned());
+}
+
+/// A plugin of `enemies/examples`, or the well-behaved one that they pretend to follow, `well`.
+pub fn enemy(name: &str) -> PathBuf {
+    build_targets("tests/plugins/enemies/Cargo.toml", "enemies", &["--lib", "--examples"]);
+    let debug = target().join("debug");
+    if name == "well" { debug.join(library("enemies")) } else { debug.join("examples").join(library(name)) }
 }
 
 /// The plugin written by hand, well-behaved unless asked.

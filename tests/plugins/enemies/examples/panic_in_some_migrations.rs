@@ -1,0 +1,37 @@
+//! Panics over objects that the probe may well not see: those with a large count.
+
+use theseus_plugin::prelude::*;
+
+#[data]
+struct Old {
+    count: i64,
+}
+
+/// The enemy.
+#[behavior(version = 2)]
+#[derive(Default)]
+pub struct Enemy {
+    count: i64,
+}
+
+#[methods]
+impl Enemy {
+    /// Counts.
+    pub fn strike(&mut self) -> i64 {
+        self.count += 1;
+        self.count
+    }
+
+    #[migrate(from = 1)]
+    fn from_v1(old: Old) -> Result<Self> {
+        assert!(old.count < 1_000_000, "a count of {} is too much", old.count);
+        Ok(Enemy { count: old.count })
+    }
+
+    #[migrate(to = 1)]
+    fn to_v1(&self) -> Result<Old> {
+        Ok(Old { count: self.count })
+    }
+}
+
+plugin! { name: "enemy", behaviors: [Enemy] }

@@ -1,0 +1,27 @@
+//! The well-behaved plugin that each enemy pretends to be the next version of.
+
+use theseus_plugin::prelude::*;
+
+/// Counts.
+#[behavior(version = 1)]
+#[derive(Default)]
+pub struct Enemy {
+    /// How often it was struck.
+    count: i64,
+}
+
+#[methods]
+impl Enemy {
+    /// Counts; the enemies do something else instead.
+    pub fn strike(&mut self) -> i64 {
+        self.count += 1;
+        self.count
+    }
+
+    /// How often it was struck; the enemies do something else instead.
+    pub fn look(&self) -> i64 {
+        self.count
+    }
+}
+
+plugin! { name: "enemy", behaviors: [Enemy] }
