@@ -93,7 +93,7 @@ section! {
         nesting_max: usize = 64, Some(1);
         /// How many objects one transaction may write.
         objects_per_transaction_max: usize = 100_000, Some(1);
-        /// How many bytes of objects one transaction may write.
+        /// How many bytes of objects and names one transaction may write. Each write counts 64 bytes more.
         write_bytes_per_transaction_max: usize = 64 << 20, Some(1);
         /// How long one message may take before the host counts as unhealthy, in milliseconds.
         call_deadline_ms: u64 = 10_000, Some(1);
@@ -129,6 +129,8 @@ section! {
     Log in "log" {
         /// Which lines: error, warn, info, debug or trace, also by module, such as "info,theseus_host::gateway=debug".
         filter: String = "info".into(), None;
+        /// How many lines a second a plugin may write; the host counts what it drops beyond, and says so once a second.
+        plugin_lines_per_second_max: u32 = 1000, Some(1);
     }
 }
 

@@ -32,6 +32,7 @@ const LAYERS: &[(&str, &[&str])] = &[
 const UNSAFE: &[&str] = &[
     "abi/macros/src/plugin.rs",
     "abi/plugin/src/root.rs",
+    "host/src/cli/exit.rs",
     "host/src/identity/lmdb.rs",
     "host/src/plugin/boundary.rs",
     "host/src/plugin/image.rs",

@@ -6,6 +6,7 @@
 
 mod client;
 mod commands;
+mod exit;
 mod fault;
 mod output;
 mod run;

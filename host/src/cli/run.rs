@@ -15,7 +15,7 @@ use signal_hook::{
 };
 use tokio::sync::watch;
 
-use super::fault::Fault;
+use super::{exit, fault::Fault};
 use crate::{
     config::{Config, Log},
     gateway::{Gateway, Listeners, bind_admin_socket, json},
@@ -31,6 +31,7 @@ const HTTP_THREADS: usize = 2;
 pub(crate) fn run(home: &Home) -> Result<(), Fault> {
     let config = Config::load(home).map_err(|error| Fault::failed("bad_settings", error.to_string()))?;
     start_log(&config.log);
+    let _exit = exit::guard().map_err(cannot("its end cannot be watched"))?;
     // Before anything is opened, so that being told to stop meanwhile ends in order too.
     let stop = watch_signals().map_err(cannot("signals cannot be received"))?;
     let supervisor = Notifier::from_env().map_err(cannot("the supervisor cannot be told anything"))?;

@@ -26,6 +26,9 @@ const EMPTY_MAP: &[u8] = &[0xa0];
 /// The longest name of an object, in bytes.
 pub const NAME_BYTES_MAX: usize = 255;
 
+/// What each write of an object or a name counts beside its bytes: about what the host keeps to take it back.
+const WRITE_COST_BYTES: usize = 64;
+
 /// What a turn works with. Kept from turn to turn for its memory.
 #[derive(Default)]
 pub(super) struct Scratch {
@@ -257,20 +260,24 @@ impl<'a> Turn<'a> {
     }
 
     fn write(&mut self, object: ObjectId, record: Option<Arc<ObjectRecord>>) -> Result<(), Failure> {
-        let limit =
-            |what: String| Err(Failure::new(FailureCode::LIMIT_EXCEEDED, format!("a transaction may write {what}")));
-        let bytes = self.written_bytes + record.as_ref().map_or(0, |record| record.slots.len());
-        let (bytes_max, objects_max) =
-            (self.limits.write_bytes_per_transaction_max, self.limits.objects_per_transaction_max);
-        if bytes > bytes_max {
-            return limit(format!("{bytes_max} bytes"));
-        }
+        let objects_max = self.limits.objects_per_transaction_max;
         if self.scratch.writes.len() >= objects_max && !self.scratch.writes.contains_key(&object) {
-            return limit(format!("{objects_max} objects"));
+            return Err(too_much(&format!("{objects_max} objects")));
         }
-        self.written_bytes = bytes;
+        self.count_written(record.as_ref().map_or(0, |record| record.slots.len()))?;
         let before = self.scratch.writes.insert(object, record);
         self.scratch.undo.push(Undo::Object(object, before));
+        Ok(())
+    }
+
+    /// Counts a write of so many bytes, if it may still be done. What is undone stays counted: it took the memory and the time.
+    fn count_written(&mut self, bytes: usize) -> Result<(), Failure> {
+        let (written, max) =
+            (self.written_bytes + WRITE_COST_BYTES + bytes, self.limits.write_bytes_per_transaction_max);
+        if written > max {
+            return Err(too_much(&format!("{max} bytes")));
+        }
+        self.written_bytes = written;
         Ok(())
     }
 
@@ -395,6 +402,7 @@ impl CallHost for Turn<'_> {
                 None => {}
             }
         }
+        self.count_written(name.len())?;
         let name: Arc<str> = name.into();
         let before = self.scratch.names.insert(name.clone(), object);
         self.scratch.undo.push(Undo::Name(name, before));
@@ -428,6 +436,10 @@ fn check_name(name: &str) -> Result<(), Failure> {
         return Ok(());
     };
     Err(Failure::new(FailureCode::BAD_ARGUMENTS, format!("`{}` cannot be a name: {problem}", name.escape_debug())))
+}
+
+fn too_much(what: &str) -> Failure {
+    Failure::new(FailureCode::LIMIT_EXCEEDED, format!("a transaction may write {what}"))
 }
 
 fn no_such_behavior(plugins: &PluginSet, name: &str) -> Failure {

@@ -29,6 +29,8 @@ use theseus_abi::{
 };
 use theseus_value::{ObjectId, raw};
 
+use super::flood;
+
 /// The longest log line taken from a plugin, in bytes; the rest is cut off.
 pub const LOG_LINE_BYTES_MAX: usize = 4096;
 
@@ -36,7 +38,7 @@ pub const LOG_LINE_BYTES_MAX: usize = 4096;
 pub const FAILURE_MESSAGE_BYTES_MAX: usize = 4096;
 
 /// The longest log target, and the longest kind of a failure, in bytes.
-const WORD_BYTES_MAX: usize = 128;
+pub(super) const WORD_BYTES_MAX: usize = 128;
 
 /// What plugin code can ask for while it executes a message: implemented by whoever executes it.
 ///
@@ -324,7 +326,7 @@ extern "C" fn log_line(level: LogLevel, target: RStr<'_>, line: RStr<'_>) {
         4 => log::Level::Debug,
         _ => log::Level::Trace,
     };
-    if level > log::max_level() {
+    if level > log::max_level() || !flood::admits(target.as_rslice().as_slice()) {
         return;
     }
     // The logger is the host's, but it may still fail to write; that is no reason to unwind into the plugin.
@@ -336,7 +338,7 @@ extern "C" fn log_line(level: LogLevel, target: RStr<'_>, line: RStr<'_>) {
 }
 
 /// Escapes control characters: a plugin's text stays one line, and cannot pass for another line of the log.
-fn printable(line: &str) -> String {
+pub(super) fn printable(line: &str) -> String {
     let mut printable = String::with_capacity(line.len());
     for character in line.chars() {
         if character.is_control() && character != '\t' {

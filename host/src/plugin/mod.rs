@@ -7,6 +7,7 @@
 mod boundary;
 mod digest;
 mod elf;
+mod flood;
 mod generation;
 mod image;
 mod inspect;
@@ -17,6 +18,7 @@ mod store;
 
 pub use boundary::{CallHost, FAILURE_MESSAGE_BYTES_MAX, LOG_LINE_BYTES_MAX};
 pub use digest::{Digest, ParseDigestError};
+pub use flood::limit_log;
 pub use generation::{Behavior, CallBuffers, Generation, GenerationNumber, MethodId};
 pub use inspect::{Inspection, NAME_BYTES_MAX, Refusal, Warning, inspect};
 pub use loader::{LoadError, load};

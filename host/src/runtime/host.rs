@@ -131,6 +131,7 @@ impl Runtime {
         }
         let store =
             Store::open(&home.plugin_store()).map_err(|error| OpenError::Home { problem: error.to_string() })?;
+        plugin::limit_log(config.log.plugin_lines_per_second_max);
         let plugins = load_plugins(&store, &resume)?;
         // Reads what may be damaged, so it comes before anything is written.
         let update = Operator::last_update(&identity)?;
