@@ -11,7 +11,8 @@
 //! naming      = [name, object / null]
 //! ```
 //!
-//! Transactions are wrapped in byte strings so that a reader steps over those it does not want.
+//! Transactions are wrapped in byte strings so that a reader steps over those it does not want. An [`Index`] beside the record
+//! finds one of them, and tells whether it is whole, without reading the others: a record may hold thousands.
 
 use std::sync::Arc;
 
@@ -20,6 +21,7 @@ use theseus_value::{
     DecodeError, ObjectId,
     raw::{Reader, Writer},
 };
+use twox_hash::XxHash3_64;
 
 use super::{
     Incarnation, ObjectRecord, RecordHash, Tid, Version,
@@ -74,20 +76,21 @@ pub struct Draft<'a> {
 /// Transactions that are to become durable together.
 #[derive(Default)]
 pub(super) struct BatchBuilder {
-    count: usize,
     transactions: Vec<u8>,
+    /// Where each transaction ends.
+    ends: Vec<u32>,
     scratch: Vec<u8>,
 }
 
 impl BatchBuilder {
     /// How many transactions there are.
     pub(super) fn len(&self) -> usize {
-        self.count
+        self.ends.len()
     }
 
     /// Whether there is none yet.
     pub(super) fn is_empty(&self) -> bool {
-        self.count == 0
+        self.ends.is_empty()
     }
 
     /// Their size in bytes.
@@ -100,12 +103,21 @@ impl BatchBuilder {
         &self.transactions
     }
 
+    /// The index of a record with this header.
+    pub(super) fn index(&self, header: &BatchHeader, header_bytes: usize) -> Vec<u8> {
+        Index::encode(header.first, header_bytes, &self.ends, &self.transactions)
+    }
+
     /// Adds a transaction, with the versions that it made in the place of what it wrote.
+    ///
+    /// # Panics
+    ///
+    /// If the batch grows beyond 4 GiB, of which its bounds keep it far away.
     pub(super) fn push(&mut self, draft: &Draft<'_>, versions: &[(ObjectId, Arc<Version>)]) {
         self.scratch.clear();
         draft.encode(versions, &mut self.scratch);
         Writer::new(&mut self.transactions).bytes(&self.scratch);
-        self.count += 1;
+        self.ends.push(u32::try_from(self.transactions.len()).expect("a batch is far smaller than 4 GiB"));
     }
 }
 
@@ -169,6 +181,68 @@ fn optional_object(writer: &mut Writer<'_>, object: Option<ObjectId>) {
     match object {
         Some(object) => writer.uint(object.0),
         None => writer.null(),
+    }
+}
+
+/// An entry of an [`Index`], in bytes: where a transaction ends, and its checksum.
+const ENTRY_BYTES: usize = 12;
+/// A number of an [`Index`], in bytes.
+const WORD_BYTES: usize = 4;
+
+/// Where each transaction of a record is, with a checksum of its own: `[u32 length of the header, (u32 end, u64 XXH3)...,
+/// u32 count]`, little-endian. Ends count from the end of the header; the seed of a checksum is the transaction's tid.
+///
+/// It repeats what the record says, so it is not part of the record's hash.
+#[derive(Clone, Copy)]
+pub(super) struct Index<'a> {
+    header_bytes: usize,
+    entries: &'a [[u8; ENTRY_BYTES]],
+}
+
+impl<'a> Index<'a> {
+    fn encode(first: Tid, header_bytes: usize, ends: &[u32], transactions: &[u8]) -> Vec<u8> {
+        let mut index = Vec::with_capacity(2 * WORD_BYTES + ends.len() * ENTRY_BYTES);
+        index.extend_from_slice(&(header_bytes as u32).to_le_bytes());
+        let mut start = 0;
+        for (tid, end) in (first.0..).zip(ends) {
+            let bytes = &transactions[start..*end as usize];
+            index.extend_from_slice(&end.to_le_bytes());
+            index.extend_from_slice(&XxHash3_64::oneshot_with_seed(tid, bytes).to_le_bytes());
+            start = *end as usize;
+        }
+        index.extend_from_slice(&(ends.len() as u32).to_le_bytes());
+        index
+    }
+
+    /// Splits what is stored into the record and its index; none if it is too short for one.
+    pub(super) fn split(stored: &'a [u8]) -> Option<(&'a [u8], Index<'a>)> {
+        let (rest, count) = stored.split_last_chunk::<WORD_BYTES>()?;
+        let entries_bytes = (u32::from_le_bytes(*count) as usize).checked_mul(ENTRY_BYTES)?;
+        let (rest, entries) = rest.split_at_checked(rest.len().checked_sub(entries_bytes)?)?;
+        let (record, header_bytes) = rest.split_last_chunk::<WORD_BYTES>()?;
+        let (entries, _) = entries.as_chunks();
+        Some((record, Index { header_bytes: u32::from_le_bytes(*header_bytes) as usize, entries }))
+    }
+
+    /// How many transactions there are.
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// The transaction at a place in the record, if it is what was written.
+    pub(super) fn transaction(&self, record: &'a [u8], place: usize, tid: Tid) -> Option<&'a [u8]> {
+        let end = |entry: &[u8; ENTRY_BYTES]| {
+            let [a, b, c, d, ..] = *entry;
+            self.header_bytes + u32::from_le_bytes([a, b, c, d]) as usize
+        };
+        let entry = self.entries.get(place)?;
+        let start = match place.checked_sub(1) {
+            Some(before) => end(self.entries.get(before)?),
+            None => self.header_bytes,
+        };
+        let bytes = record.get(start..end(entry))?;
+        let seal = XxHash3_64::oneshot_with_seed(tid.0, bytes).to_le_bytes();
+        (entry[WORD_BYTES..] == seal).then_some(bytes)
     }
 }
 
@@ -266,6 +340,16 @@ impl<'a> BatchView<'a> {
         self.transactions.iter().enumerate().map(move |(i, bytes)| (Tid(first + i as u64), Transaction::decode(bytes)))
     }
 
+    /// Whether an index says the same as the record.
+    pub(super) fn fits(&self, index: &Index<'_>) -> bool {
+        let first = self.header.first.0;
+        let found = |place: usize| index.transaction(self.record, place, Tid(first + place as u64));
+        index.len() == self.transactions.len()
+            && self.transactions.iter().enumerate().all(|(place, bytes)| {
+                found(place).is_some_and(|item| Reader::new(item).bytes().is_ok_and(|found| found == *bytes))
+            })
+    }
+
     /// One transaction; none if it is not in this batch.
     pub fn transaction(&self, tid: Tid) -> Option<Result<Transaction<'a>, DecodeError>> {
         let place = tid.0.checked_sub(self.header.first.0)? as usize;
@@ -316,6 +400,14 @@ pub struct Write {
 }
 
 impl<'a> Transaction<'a> {
+    /// Reads a transaction as it stands in a record.
+    pub(super) fn decode_item(item: &'a [u8]) -> Result<Transaction<'a>, DecodeError> {
+        let mut reader = Reader::new(item);
+        let bytes = reader.bytes()?;
+        reader.finish()?;
+        Transaction::decode(bytes)
+    }
+
     fn decode(bytes: &'a [u8]) -> Result<Transaction<'a>, DecodeError> {
         let mut whole = Reader::new(bytes);
         let reader = &mut whole;
@@ -431,8 +523,38 @@ mod tests {
         for length in 0..bytes.len() {
             assert!(BatchView::decode(&bytes[..length]).is_err());
         }
+        an_index_finds_them(&view, &builder, &bytes);
         let mut empty = Vec::new();
         BatchHeader { first: Tid(8), last: Tid(7), ..header }.encode(&mut empty);
         assert!(BatchView::decode(&empty).is_err(), "a batch has a transaction");
+    }
+
+    fn an_index_finds_them(view: &BatchView<'_>, builder: &BatchBuilder, record: &[u8]) {
+        let header_bytes = record.len() - builder.transactions.len();
+        let stored = [record, &builder.index(&view.header, header_bytes)].concat();
+        let read = |stored: &[u8], place: usize| {
+            let (record, index) = Index::split(stored)?;
+            let item = index.transaction(record, place, Tid(7 + place as u64))?;
+            Some(Transaction::decode_item(item).unwrap().method.to_owned())
+        };
+        assert_eq!(read(&stored, 0).as_deref(), Some("m"));
+        assert_eq!(read(&stored, 1).as_deref(), Some("theseus.delete"));
+        assert_eq!(read(&stored, 2), None);
+        assert!(view.fits(&Index::split(&stored).unwrap().1));
+        // A damaged transaction is never taken for what was written; damage elsewhere may leave it alone.
+        for bit in 0..stored.len() * 8 {
+            let mut damaged = stored.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            for (place, method) in ["m", "theseus.delete"].into_iter().enumerate() {
+                assert!(read(&damaged, place).is_none_or(|found| found == method), "bit {bit}");
+            }
+            if bit >= record.len() * 8 {
+                let fits = Index::split(&damaged).is_some_and(|(found, index)| found == record && view.fits(&index));
+                assert!(!fits, "bit {bit}");
+            }
+        }
+        for length in 0..stored.len() {
+            assert_eq!(Index::split(&stored[..length]).and_then(|_| read(&stored[..length], 0)), None, "{length}");
+        }
     }
 }

@@ -1,14 +1,14 @@
 //! The history: batch records in the order of their transactions, each chained to the one before by its hash.
 //!
 //! LMDB environment `identity/history/`. Database `batches`: key = last tid of the batch (64 bits, big-endian), value =
-//! blake3 of the record (32 bytes) followed by the record. Database `meta`: key `identity` -> the identity's id (16 bytes)
+//! blake3 of the record (32 bytes) followed by the record and its index. Database `meta`: key `identity` -> the identity's id (16 bytes)
 //! followed by the first 8 bytes of its blake3.
 
 use std::path::Path;
 
 use super::{
     BatchHeader, IdentityId, RecordHash, StorageError, Tid,
-    batch::BatchView,
+    batch::{BatchBuilder, BatchView, Index, Transaction},
     lmdb::{Db, Env, EnvOptions, ReadTxn},
 };
 
@@ -53,12 +53,13 @@ impl History {
     }
 
     /// Appends a record and makes it durable. Only the committer may call it.
-    pub(super) fn append(&self, header: &BatchHeader, transactions: &[u8]) -> Result<Head, StorageError> {
+    pub(super) fn append(&self, header: &BatchHeader, batch: &BatchBuilder) -> Result<Head, StorageError> {
         let mut start = Vec::with_capacity(256);
         header.encode(&mut start);
+        let (transactions, index) = (batch.transactions(), batch.index(header, start.len()));
         let hash = blake3::Hasher::new().update(&start).update(transactions).finalize();
         let mut txn = self.env.write()?;
-        txn.append(BATCHES, &header.last.0.to_be_bytes(), &[hash.as_bytes(), &start, transactions])?;
+        txn.append(BATCHES, &header.last.0.to_be_bytes(), &[hash.as_bytes(), &start, transactions, &index])?;
         txn.commit()?;
         Ok(Head { tid: header.last, hash: RecordHash(*hash.as_bytes()) })
     }
@@ -117,6 +118,18 @@ impl HistoryView {
         look(&view).map(Some)
     }
 
+    /// One transaction, checked by its own checksum; none if it is not in the history.
+    pub(super) fn transaction(&self, tid: Tid) -> Result<Option<Transaction<'_>>, StorageError> {
+        let Some((key, value)) = self.txn.seek(BATCHES, &tid.0.to_be_bytes())? else { return Ok(None) };
+        let stored = StoredBatch::split(key, value).map_err(|problem| self.damaged(tid, problem))?;
+        // Where it stands follows from the record's last transaction and from how many it has.
+        let behind = stored.last.0 - tid.0;
+        let Some(place) = (stored.index.len() as u64).checked_sub(behind + 1) else { return Ok(None) };
+        let item = stored.index.transaction(stored.record, place as usize, tid);
+        let item = item.ok_or_else(|| self.damaged(tid, "it does not have the checksum that was stored with it"))?;
+        Transaction::decode_item(item).map(Some).map_err(|error| self.damaged(tid, error.to_string()))
+    }
+
     /// Hands every batch from the one that holds `from` on to `visit`, in order, hashes checked, until it answers false.
     pub(super) fn walk(
         &self,
@@ -150,15 +163,16 @@ pub(super) struct StoredBatch<'a> {
     pub last: Tid,
     pub hash: RecordHash,
     pub record: &'a [u8],
+    index: Index<'a>,
 }
 
 impl<'a> StoredBatch<'a> {
     /// Takes an entry of the database apart; in words if it is malformed.
     pub(super) fn split(key: &[u8], value: &'a [u8]) -> Result<StoredBatch<'a>, String> {
         let key = key.try_into().map_err(|_| format!("a key of {} bytes, not 8", key.len()))?;
-        let (hash, record) =
-            value.split_first_chunk::<HASH_BYTES>().ok_or_else(|| format!("only {} bytes long", value.len()))?;
-        Ok(StoredBatch { last: Tid(u64::from_be_bytes(key)), hash: RecordHash(*hash), record })
+        let split = value.split_first_chunk::<HASH_BYTES>().and_then(|(hash, rest)| Some((hash, Index::split(rest)?)));
+        let (hash, (record, index)) = split.ok_or_else(|| format!("its {} bytes do not hold it", value.len()))?;
+        Ok(StoredBatch { last: Tid(u64::from_be_bytes(key)), hash: RecordHash(*hash), record, index })
     }
 
     /// Reads the record if it has the stored hash and ends where its key says; else says in words what is wrong.
@@ -170,6 +184,9 @@ impl<'a> StoredBatch<'a> {
         let view = BatchView::decode(self.record).map_err(|error| error.to_string())?;
         if view.header.last != self.last {
             return Err(format!("it says that it ends with transaction {}, its key {}", view.header.last, self.last));
+        }
+        if !view.fits(&self.index) {
+            return Err("its index does not say where its transactions are".to_owned());
         }
         Ok(view)
     }

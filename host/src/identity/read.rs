@@ -187,11 +187,7 @@ impl Reader {
     fn outcome(&self, tid: Tid) -> Result<Outcome, StorageError> {
         let view = self.identity.history.read()?;
         let missing = || view.damaged(tid, "the history does not have it, but a request id points to it");
-        view.with_batch(tid, |batch| {
-            let transaction = batch.transaction(tid).ok_or_else(missing)?;
-            Ok(transaction.map_err(|error| view.damaged(tid, error.to_string()))?.outcome)
-        })?
-        .ok_or_else(missing)
+        Ok(view.transaction(tid)?.ok_or_else(missing)?.outcome)
     }
 
     /// Follows an object's versions back from a newer one to the newest that transaction `at` could see.
@@ -293,10 +289,6 @@ fn back(
 /// The write to `object` that transaction `tid` made.
 fn written(view: &HistoryView, object: ObjectId, tid: Tid) -> Result<Write, StorageError> {
     let missing = || view.damaged(tid, format!("it should have written object {object}, and did not"));
-    view.with_batch(tid, |batch| {
-        let transaction = batch.transaction(tid).ok_or_else(missing)?;
-        let transaction = transaction.map_err(|error| view.damaged(tid, error.to_string()))?;
-        transaction.writes.into_iter().find(|write| write.object == object).ok_or_else(missing)
-    })?
-    .ok_or_else(missing)
+    let transaction = view.transaction(tid)?.ok_or_else(missing)?;
+    transaction.writes.into_iter().find(|write| write.object == object).ok_or_else(missing)
 }

@@ -293,7 +293,7 @@ impl Committer {
             generations: generations.clone(),
             previous: head.hash,
         };
-        self.identity.history.append(&header, batch.transactions.transactions())
+        self.identity.history.append(&header, &batch.transactions)
     }
 
     /// Shows readers what was made durable.
