@@ -13,7 +13,7 @@ use arc_swap::ArcSwap;
 use crossbeam_channel::{Receiver, Sender};
 
 use super::{Done, PluginSet, Refusal, Reply, Vitals, now_us, spawn};
-use crate::identity::{ClosedBatch, Committer, Head, Outcome, Tid};
+use crate::identity::{ClosedBatch, Committer, Head, Outcome, StorageError, Tid};
 
 /// A batch and those who wait for it.
 pub(super) struct Commit {
@@ -124,10 +124,13 @@ pub(super) fn start(
 }
 
 fn commit_batch(committer: &mut Committer, batch: ClosedBatch, plugins: &PluginSet) -> Result<Head, Refusal> {
-    committer.append(batch, plugins.record(), now_us()).map_err(|error| {
-        let message = error.to_string();
-        if error.is_full() { Refusal::StorageFull { message } } else { Refusal::StorageFailed { message } }
-    })
+    committer.append(batch, plugins.record(), now_us()).map_err(|error| refusal(&error))
+}
+
+/// How callers learn that nothing could be made durable.
+pub(super) fn refusal(error: &StorageError) -> Refusal {
+    let message = error.to_string();
+    if error.is_full() { Refusal::StorageFull { message } } else { Refusal::StorageFailed { message } }
 }
 
 /// Answers those who waited for a batch.

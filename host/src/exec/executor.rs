@@ -21,13 +21,17 @@ use theseus_value::{ObjectId, Value, raw::Writer as ValueWriter};
 use super::{
     Admit, Command, Doing, ObjectName, PluginSet, Queue, Refusal, Reply, Start, UpgradeSink, Vitals,
     committer::{self, Answer, Commit, Ready, Verdict},
+    host_object::{self, Remember},
     now_us, spawn, split_mix,
     state::storage,
     turn::{Scratch, Turn},
 };
 use crate::{
     config,
-    identity::{CheckpointPlan, Committer, Draft, Identity, Outcome, Remembered, Tid, Writer, fingerprint, getrandom},
+    identity::{
+        CheckpointPlan, Committer, Draft, HOST_OBJECT, Identity, Outcome, Remembered, Tid, Writer, fingerprint,
+        getrandom,
+    },
     plugin::{CallHost, Generation},
 };
 
@@ -328,21 +332,10 @@ impl Executor {
                 look(&self.plugins, self.writer.census());
                 Executed::Answered { tid: None, outcome: Arc::new(Outcome::Done([].into())) }
             }
-            Doing::Install { generations, admit, note } => self.install(&generations, admit, &note),
-            Doing::Note { what, note } => {
-                self.scratch.clear();
-                let (time_us, seed) = (now_us(), 0);
-                let outcome = Arc::new(Outcome::Done([].into()));
-                self.record(Recording {
-                    request_id,
-                    target: None,
-                    method: what,
-                    arguments: &note,
-                    time_us,
-                    seed,
-                    outcome,
-                })
+            Doing::Install { generations, admit, what, note, remember } => {
+                self.install(&generations, admit, what, &note, remember)
             }
+            Doing::Note { what, note, remember } => self.note(what, &note, remember),
             Doing::Create { .. } | Doing::Clone { .. } | Doing::Derive { .. } | Doing::Delete { .. } => {
                 self.edit(&doing, request_id)
             }
@@ -494,7 +487,14 @@ impl Executor {
     }
 
     /// Puts generations in force between two batches.
-    fn install(&mut self, generations: &[Arc<Generation>], admit: Admit, note: &[u8]) -> Executed {
+    fn install(
+        &mut self,
+        generations: &[Arc<Generation>],
+        admit: Admit,
+        what: &'static str,
+        note: &[u8],
+        remember: Option<Remember>,
+    ) -> Executed {
         let started = Instant::now();
         let refused = |reason| Executed::Refused(Refusal::NotAdmitted { reason });
         if let Err(reason) = admit(&self.plugins, self.writer.census()) {
@@ -511,12 +511,8 @@ impl Executor {
             }
             self.close_batch();
         }
-        self.scratch.clear();
         let before = std::mem::replace(&mut self.plugins, next);
-        let outcome = Arc::new(Outcome::Done([].into()));
-        let (request_id, target, method) = (None, None, "theseus.swap");
-        let recording = Recording { request_id, target, method, arguments: note, time_us: now_us(), seed: 0, outcome };
-        match self.record(recording) {
+        match self.note(what, note, remember) {
             Executed::Recorded { tid, outcome, .. } => {
                 self.superseded.push_back((tid, before));
                 Executed::Recorded { tid, outcome, pause_us: started.elapsed().as_micros() as u64 }
@@ -526,6 +522,20 @@ impl Executor {
                 other
             }
         }
+    }
+
+    /// Records what the host itself did, with what it remembers of it.
+    fn note(&mut self, what: &str, note: &[u8], remember: Option<Remember>) -> Executed {
+        self.scratch.clear();
+        let time_us = now_us();
+        match host_object::write(&mut self.writer, time_us, remember) {
+            Ok(Some(record)) => self.scratch.put(HOST_OBJECT, record),
+            Ok(None) => {}
+            Err(error) => return storage(error).into(),
+        }
+        let outcome = Arc::new(Outcome::Done([].into()));
+        let (request_id, target, seed) = (None, None, 0);
+        self.record(Recording { request_id, target, method: what, arguments: note, time_us, seed, outcome })
     }
 
     /// Records a transaction with what the turn before it left in the scratch, if it ended well.

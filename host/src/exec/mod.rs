@@ -12,6 +12,8 @@
 
 mod committer;
 mod executor;
+mod faults;
+mod host_object;
 mod plugins;
 mod queries;
 mod state;
@@ -32,6 +34,8 @@ use theseus_abi::Failure;
 use theseus_value::ObjectId;
 
 pub use self::{
+    faults::{Fault, Faults, Tally},
+    host_object::{Moment, Remember, begin},
     plugins::{BehaviorConflict, MethodKinds, PluginSet},
     queries::QueryWorker,
     state::State,
@@ -107,8 +111,12 @@ pub enum Doing {
         generations: Vec<Arc<Generation>>,
         /// Looks at the set in force and the objects there are, at the moment of the swap; in words why it may not be.
         admit: Admit,
+        /// As what it stands in the history, such as `theseus.swap`.
+        what: &'static str,
         /// What the history says about it: an encoded map.
         note: Vec<u8>,
+        /// What the host remembers of it.
+        remember: Option<Remember>,
     },
     /// Looks at the set in force and the objects there are, between two transactions. Leaves no trace.
     Look {
@@ -121,6 +129,8 @@ pub enum Doing {
         what: &'static str,
         /// The particulars: an encoded map.
         note: Vec<u8>,
+        /// What the host remembers of it.
+        remember: Option<Remember>,
     },
 }
 
@@ -358,7 +368,7 @@ impl Engine {
         }
         let (sender, receiver) = bounded(1);
         let reply: Reply = Box::new(move |result| _ = sender.send(result));
-        let doing = Doing::Note { what: executor::STOP, note };
+        let doing = Doing::Note { what: executor::STOP, note, remember: None };
         // Waits for room if the queue is full: everything in it is executed before.
         if self.commands.send(Command { doing, request_id: None, reply }).is_err() {
             return Err(Refusal::Stopping);

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use rustc_hash::FxHashMap;
 use theseus_abi::MethodKind;
 
+use super::Faults;
 use crate::{
     identity::sort_generations,
     plugin::{Behavior, Generation},
@@ -21,6 +22,8 @@ pub struct PluginSet {
     /// The kinds that methods of a name have, over all behaviours.
     methods: FxHashMap<Box<str>, MethodKinds>,
     record: Arc<[(String, [u8; 32])]>,
+    /// What goes wrong in the generations, of this set and of those before and after it.
+    faults: Arc<Faults>,
 }
 
 /// Which kinds of method a name stands for.
@@ -78,7 +81,7 @@ impl PluginSet {
             .map(|generation| (generation.name().to_string(), *generation.digest().as_bytes()))
             .collect();
         sort_generations(&mut record);
-        Ok(PluginSet { generations, behaviors, methods, record: record.into() })
+        Ok(PluginSet { generations, behaviors, methods, record: record.into(), faults: self.faults.clone() })
     }
 
     /// A behaviour by name.
@@ -107,6 +110,16 @@ impl PluginSet {
     /// The plugins in the order of their names.
     pub fn plugins(&self) -> impl Iterator<Item = &Arc<Generation>> {
         self.generations.values()
+    }
+
+    /// The generation that provides a behaviour.
+    pub fn provider(&self, behavior: &str) -> Option<&Arc<Generation>> {
+        self.behaviors.get(behavior).map(|(generation, _)| generation)
+    }
+
+    /// What goes wrong in the generations.
+    pub fn faults(&self) -> &Arc<Faults> {
+        &self.faults
     }
 
     /// The set as the history records it.

@@ -4,6 +4,7 @@
 //! query's turn can write nothing. What a failed message changed is undone before its sender sees the failure, so a sender
 //! that goes on after one goes on from a whole state.
 
+mod blame;
 mod delegation;
 mod migration;
 
@@ -13,7 +14,7 @@ use rustc_hash::FxHashMap;
 use theseus_abi::{Failure, FailureCode, abi_stable::std_types::RVec};
 use theseus_value::{ObjectId, raw::merge_maps};
 
-use super::{ObjectName, PluginSet, State};
+use super::{ObjectName, PluginSet, State, host_object::check_not_host};
 use crate::{
     config::Execution,
     identity::ObjectRecord,
@@ -21,7 +22,7 @@ use crate::{
 };
 
 /// An encoded map without entries.
-const EMPTY_MAP: &[u8] = &[0xa0];
+pub(super) const EMPTY_MAP: &[u8] = &[0xa0];
 
 /// The longest name of an object, in bytes.
 pub const NAME_BYTES_MAX: usize = 255;
@@ -66,6 +67,7 @@ pub(super) struct Turn<'a> {
     pub written_bytes: usize,
     /// What the storage failed with, if it did: nothing of the turn may be recorded then, whatever the plugin makes of it.
     pub poison: Option<Failure>,
+    pub blame: blame::Blame,
     pub scratch: &'a mut Scratch,
 }
 
@@ -79,6 +81,11 @@ impl Scratch {
         self.names.clear();
         self.undo.clear();
         self.busy.clear();
+    }
+
+    /// Changes an object on the host's own account.
+    pub(super) fn put(&mut self, object: ObjectId, record: Arc<ObjectRecord>) {
+        self.writes.insert(object, Some(record));
     }
 
     /// Takes what the turn changed: objects in the order of their ids, names in theirs.
@@ -121,6 +128,7 @@ impl<'a> Turn<'a> {
             command: false,
             written_bytes: 0,
             poison: None,
+            blame: blame::Blame::default(),
             scratch,
         }
     }
@@ -154,6 +162,7 @@ impl<'a> Turn<'a> {
     }
 
     fn execute(&mut self, receiver: ObjectId, method: &str, arguments: &[u8]) -> Result<CallBuffers, Failure> {
+        let clock = self.plugins.faults().clock();
         let record = self.load(receiver)?;
         let (behavior, method) = self.resolve(receiver, &record, method)?;
         let command = behavior.is_command(method);
@@ -167,9 +176,13 @@ impl<'a> Turn<'a> {
         self.scratch.busy.pop();
         slots.clear();
         self.scratch.slots.push(slots);
+        if let Some(begun) = clock {
+            self.time(begun, behavior);
+        }
         match outcome {
             Ok(()) => Ok(buffers),
             Err(failure) => {
+                self.blame(behavior, &failure);
                 self.scratch.buffers.push(buffers);
                 Err(failure)
             }
@@ -236,11 +249,14 @@ impl<'a> Turn<'a> {
 
     /// An object as the turn sees it, in the schema of the behaviour in force.
     fn load(&mut self, object: ObjectId) -> Result<Arc<ObjectRecord>, Failure> {
+        check_not_host(object)?;
         let record = self
             .peek(object)?
             .ok_or_else(|| Failure::new(FailureCode::NO_SUCH_OBJECT, format!("there is no object {object}")))?;
         match self.plugins.behavior(&record.behavior) {
-            Some(behavior) if behavior.schema() != record.schema => self.migrate(object, record, behavior),
+            Some(behavior) if behavior.schema() != record.schema => {
+                self.migrate(object, record, behavior).inspect_err(|failure| self.blame_migration(behavior, failure))
+            }
             _ => Ok(record),
         }
     }
@@ -342,7 +358,9 @@ impl CallHost for Turn<'_> {
         self.changing("create objects")?;
         let behavior = self.plugins.behavior(behavior).ok_or_else(|| no_such_behavior(self.plugins, behavior))?;
         let mut full = RVec::new();
-        behavior.construct(if slots.is_empty() { EMPTY_MAP } else { slots }, &mut full)?;
+        behavior
+            .construct(if slots.is_empty() { EMPTY_MAP } else { slots }, &mut full)
+            .inspect_err(|failure| self.blame(behavior, failure))?;
         let slots = full.as_slice().into();
         self.add(ObjectRecord {
             behavior: behavior.name().clone(),
@@ -371,6 +389,7 @@ impl CallHost for Turn<'_> {
 
     fn delete(&mut self, object: ObjectId) -> Result<(), Failure> {
         self.changing("delete objects")?;
+        check_not_host(object)?;
         if self.peek(object)?.is_none() {
             return Err(Failure::new(FailureCode::NO_SUCH_OBJECT, format!("there is no object {object}")));
         }
@@ -389,6 +408,7 @@ impl CallHost for Turn<'_> {
         self.changing("name objects")?;
         check_name(name)?;
         if let Some(object) = object {
+            check_not_host(object)?;
             if self.peek(object)?.is_none() {
                 return Err(Failure::new(FailureCode::NO_SUCH_OBJECT, format!("there is no object {object}")));
             }

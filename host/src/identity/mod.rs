@@ -65,6 +65,13 @@ pub struct Place {
     pub objects_bytes_max: usize,
 }
 
+/// The host's own object: what the host itself has to remember. It is stored, versioned and verified like any other, but not
+/// counted among the objects. Ids are given from 1 on, so it is in nobody's way.
+pub const HOST_OBJECT: ObjectId = ObjectId(0);
+
+/// The behaviour of [`HOST_OBJECT`]. No plugin provides it.
+pub const HOST_BEHAVIOR: &str = "theseus.Host";
+
 /// A request id that was seen, and what became of the request.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Remembered {
@@ -253,7 +260,7 @@ impl Identity {
                             format!("its write to object {} does not follow the version before", write.object);
                         return Err(view.damaged(tid, problem));
                     }
-                    write::count(&mut census, before.as_deref(), &version);
+                    write::count(&mut census, write.object, before.as_deref(), &version);
                     next_object = next_object.max(write.object.0 + 1);
                     self.objects.put(write.object, tid, Arc::new(version), tid, tid);
                 }

@@ -283,7 +283,7 @@ impl Walk {
         let mut expected = Reached { tid: self.reached, ..Reached::start() };
         for (object, version) in &self.objects {
             expected.next_object = expected.next_object.max(object.0 + 1);
-            count(&mut expected.census, None, version);
+            count(&mut expected.census, *object, None, version);
         }
         expected
     }

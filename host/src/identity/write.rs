@@ -9,8 +9,8 @@ use std::{
 use theseus_value::ObjectId;
 
 use super::{
-    BatchHeader, Census, Head, Identity, Incarnation, ObjectRecord, Reader, Remembered, Resume, StorageError, Tid,
-    Version,
+    BatchHeader, Census, HOST_OBJECT, Head, Identity, Incarnation, ObjectRecord, Reader, Remembered, Resume,
+    StorageError, Tid, Version,
     batch::{BatchBuilder, Draft},
     fingerprint,
 };
@@ -100,6 +100,11 @@ impl Writer {
         &mut self.reader
     }
 
+    /// The transaction that is recorded next.
+    pub fn next_tid(&self) -> Tid {
+        self.next_tid
+    }
+
     /// The id that the next new object gets.
     pub fn next_object(&self) -> u64 {
         self.next_object
@@ -139,8 +144,8 @@ impl Writer {
             before_all.push(before);
         }
         // Only now, because reading may have failed half-way.
-        for (before, (_, version)) in before_all.iter().zip(&self.versions) {
-            count(&mut self.census, before.as_deref(), version);
+        for (before, (object, version)) in before_all.iter().zip(&self.versions) {
+            count(&mut self.census, *object, before.as_deref(), version);
         }
         self.open.push(draft, &self.versions);
         self.show(tid, draft);
@@ -234,8 +239,11 @@ impl Writer {
     }
 }
 
-/// Counts a new version of an object in, and the one before it out.
-pub(super) fn count(census: &mut Census, before: Option<&Version>, after: &Version) {
+/// Counts a new version of an object in, and the one before it out. The host's own object does not count.
+pub(super) fn count(census: &mut Census, object: ObjectId, before: Option<&Version>, after: &Version) {
+    if object == HOST_OBJECT {
+        return;
+    }
     let key = |record: &ObjectRecord| (record.behavior.clone(), record.schema);
     let (before, after) = (before.and_then(|version| version.record.as_deref()), after.record.as_deref());
     if let (Some(before), Some(after)) = (before, after)

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     config::Config,
-    exec::{Command, Doing, Done, Engine, PluginSet, QueryWorker, Refusal, Start},
+    exec::{self, Command, Doing, Done, Engine, PluginSet, QueryWorker, Refusal, Start},
     home::Home,
     identity::{Identity, Incarnation, Opened, Outcome, Place, RecordHash, Resume, StorageError, Tid},
     plugin::{self, Digest, Store},
@@ -117,7 +117,7 @@ impl Runtime {
     ///
     /// # Errors
     ///
-    /// See [`OpenError`]. Only [`OpenError::Record`] comes after something may have been written: the start itself.
+    /// See [`OpenError`]. [`OpenError::Plugin`] comes after the start was recorded, every other before.
     pub fn open(home: &Home, config: &Config) -> Result<Runtime, OpenError> {
         let started = Instant::now();
         let trial = Trial::from_env().map_err(|error| OpenError::Continuity { problem: error.to_string() })?;
@@ -132,10 +132,12 @@ impl Runtime {
         let store =
             Store::open(&home.plugin_store()).map_err(|error| OpenError::Home { problem: error.to_string() })?;
         plugin::limit_log(config.log.plugin_lines_per_second_max);
-        let plugins = load_plugins(&store, &resume)?;
         // Reads what may be damaged, so it comes before anything is written.
         let update = Operator::last_update(&identity)?;
         let incarnation = Incarnation(resume.incarnation.0 + 1);
+        exec::begin(&identity, &resume, incarnation, "theseus.start", &start_note(&resume, incarnation), None)
+            .map_err(OpenError::Record)?;
+        let plugins = load_plugins(&store, &resume)?;
         let (orders, order_queue) = bounded(QUEUE_MAX);
         let upgrades = orders.clone();
         let engine = Arc::new(Engine::start(Start {
@@ -150,8 +152,6 @@ impl Runtime {
                 }
             }),
         }));
-        let note = start_note(&resume, incarnation);
-        swap::ask(&engine, Doing::Note { what: "theseus.start", note }).map_err(OpenError::Record)?;
         let operator = Arc::new(Operator {
             home: home.clone(),
             engine: engine.clone(),
@@ -262,7 +262,7 @@ impl Runtime {
         let Some(trial) = &self.trial else { return Ok(()) };
         self.health()?;
         let note = note([("id", Value::Text(trial.id.to_string()))]);
-        let done = swap::ask(&self.engine, Doing::Note { what: "theseus.confirmed", note })
+        let done = swap::ask(&self.engine, Doing::Note { what: "theseus.confirmed", note, remember: None })
             .map_err(|refusal| refusal.to_string())?;
         let confirmed = confirm::Confirmed {
             schema: confirm::SCHEMA,
@@ -368,14 +368,14 @@ impl Runtime {
                 result(&done)
             });
         }
-        let reply: crate::exec::Reply = Box::new(move |done| {
+        let reply: exec::Reply = Box::new(move |done| {
             reply(done.map_err(|refusal| views::refusal(&refusal)).and_then(|done| result(&done)));
         });
         self.engine.command(Command { doing: Doing::Send { object, method, arguments }, request_id, reply });
     }
 
     fn edit(&self, doing: Doing, request_id: Option<String>, reply: Reply) {
-        let reply: crate::exec::Reply = Box::new(move |done| {
+        let reply: exec::Reply = Box::new(move |done| {
             reply(done.map_err(|refusal| views::refusal(&refusal)).and_then(|done| edited(&done)));
         });
         self.engine.command(Command { doing, request_id, reply });

@@ -144,7 +144,8 @@ impl Operator {
         };
         // The intent first: a crash in between delays the cycle, and the next start publishes it.
         let note = theseus_value::to_vec(&instruction).expect("an instruction is a plain struct");
-        swap::ask(&self.engine, Doing::Note { what: UPDATE, note }).map_err(|refusal| views::refusal(&refusal))?;
+        swap::ask(&self.engine, Doing::Note { what: UPDATE, note, remember: None })
+            .map_err(|refusal| views::refusal(&refusal))?;
         self.publish(&instruction)?;
         Ok(AppliedView::Requested { id: instruction.id.to_string() })
     }

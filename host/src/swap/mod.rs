@@ -29,6 +29,9 @@ use crate::{
     plugin::{self, Generation, Inspection, KeepError, LoadError, StageError, Staged, Store},
 };
 
+/// Under which a swap stands in the history.
+const SWAP: &str = "theseus.swap";
+
 /// A file that was staged and found to be a plugin, but not loaded.
 struct Candidate {
     /// Where it was read from.
@@ -209,7 +212,10 @@ impl Swapper {
             now if now.problems.is_empty() => Ok(()),
             now => Err(list(&now.problems)),
         });
-        let installed = ask(&self.engine, Doing::Install { generations: generations.clone(), admit, note });
+        let installed = ask(
+            &self.engine,
+            Doing::Install { generations: generations.clone(), admit, what: SWAP, note, remember: None },
+        );
         stage("commit");
         match installed {
             Ok(done) => {

@@ -1,0 +1,52 @@
+//! Whose fault it was: failures are counted for the generation whose code gave them, once.
+
+use std::time::Instant;
+
+use theseus_abi::{Failure, FailureCode};
+
+use super::Turn;
+use crate::{exec::faults::Fault, plugin::Behavior};
+
+/// What a turn knows of the faults in it.
+#[derive(Default)]
+pub(in crate::exec) struct Blame {
+    /// The last failure that was counted. A sender that passes it on did not fail itself.
+    counted: Option<Failure>,
+    /// Whether a message within the present one was found to take too long; what contains it takes long because of it.
+    overran: bool,
+}
+
+impl Turn<'_> {
+    /// Counts a failure for the plugin of a behaviour, unless it was counted for the one that it came from.
+    #[cold]
+    pub(super) fn blame(&mut self, behavior: &Behavior, failure: &Failure) {
+        if self.blame.counted.as_ref() != Some(failure) {
+            if let Some(generation) = self.plugins.provider(behavior.name()) {
+                self.plugins.faults().failed(generation.digest(), failure);
+            }
+            self.blame.counted = Some(failure.clone());
+        }
+    }
+
+    /// Counts a failed migration for the plugin of a behaviour.
+    #[cold]
+    pub(super) fn blame_migration(&mut self, behavior: &Behavior, failure: &Failure) {
+        let storage = matches!(failure.code, FailureCode::STORAGE | FailureCode::IDENTITY_DAMAGED);
+        if !storage && let Some(generation) = self.plugins.provider(behavior.name()) {
+            self.plugins.faults().note(generation.digest(), Fault::Migration, &failure.message);
+        }
+        self.blame.counted = Some(failure.clone());
+    }
+
+    /// Counts a message that took longer than one may, for the plugin of its receiver's behaviour.
+    pub(super) fn time(&mut self, begun: Instant, behavior: &Behavior) {
+        let (took_ms, most) = (begun.elapsed().as_millis(), self.limits.call_deadline_ms);
+        if took_ms <= u128::from(most) || std::mem::replace(&mut self.blame.overran, true) {
+            return;
+        }
+        if let Some(generation) = self.plugins.provider(behavior.name()) {
+            let message = format!("a message to {} took {took_ms} ms; {most} are allowed", behavior.name());
+            self.plugins.faults().note(generation.digest(), Fault::Overran, &message);
+        }
+    }
+}
