@@ -24,6 +24,23 @@ build_release() {
     in_root cargo build --release --quiet "${packages[@]}"
 }
 
+# Makes a folder of its own for a run, and prints its path.
+own_folder() {
+    mktemp -d "${TMPDIR:-/tmp}/theseus-$1.XXXXXX"
+}
+
+# Copies plugins that were built for release into a folder below the given one, without what only debuggers read, as they
+# would be delivered. Prints the folder.
+stripped_plugins() {
+    local folder=$1/plugins plugin
+    shift
+    mkdir -p -- "$folder"
+    for plugin in "$@"; do
+        strip -o "$folder/lib$plugin.so" -- "$target/release/lib$plugin.so"
+    done
+    printf '%s\n' "$folder"
+}
+
 # Ends with status 2 after showing how a script is used: the comment at its top.
 usage() {
     sed -n '2,/^$/s/^# \{0,1\}//p' "$0" >&2

@@ -5,7 +5,6 @@
 //! answer: an error status is handed to the caller and never retried. Both kinds of patience end after a set time.
 
 use std::{
-    net::SocketAddr,
     thread,
     time::{Duration, Instant},
 };
@@ -13,7 +12,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::http::{Client, Request, SendError, Waits, encode_segment};
+use crate::http::{Address, Client, Request, SendError, Waits, encode_segment};
 
 /// How long to wait before another attempt.
 const ATTEMPT_PAUSE: Duration = Duration::from_millis(10);
@@ -163,7 +162,7 @@ impl Batch {
 
 impl Host {
     /// A host at an address. `patience` is how long one request is tried before it counts as unanswered.
-    pub fn new(address: SocketAddr, patience: Duration) -> Self {
+    pub fn new(address: impl Into<Address>, patience: Duration) -> Self {
         let waits = Waits { answer: patience, ..Waits::default() };
         Host { client: Client::new(address, waits), patience, attempts: Attempts::default() }
     }
@@ -195,6 +194,11 @@ impl Host {
             Err(ApiError::Problem(problem)) if problem.code == "name_taken" => Ok(false),
             Err(error) => Err(error),
         }
+    }
+
+    /// Sends a JSON document without a request id, as to the control routes, and reads another.
+    pub fn post(&mut self, target: &str, body: &Value) -> Result<Value, ApiError> {
+        self.exchange(&Request::post(target, None, body.to_string().as_bytes()))
     }
 
     /// Reads a JSON document, such as `/v1/plugins`.

@@ -200,6 +200,8 @@ fn start_load(stage: &Stage<'_>) -> Result<Running, DemoError> {
         accounts: 16,
         clients: stage.demo.clients,
         requests_max: None,
+        rate: None,
+        one_by_one: false,
         patience: PATIENCE,
     };
     Ok(load::start(load)?)

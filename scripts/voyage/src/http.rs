@@ -1,4 +1,4 @@
-//! A small blocking HTTP/1.1 client for one address, with keep-alive.
+//! A small blocking HTTP/1.1 client for one address, TCP or a Unix socket, with keep-alive.
 //!
 //! Its one purpose beyond sending requests is to tell three things apart that most clients blur: a connection that was
 //! *refused* (nothing was sent), a connection that *broke* before the whole answer came (the request may or may not have
@@ -8,6 +8,8 @@
 use std::{
     io::{self, BufRead, BufReader, ErrorKind, Read, Write},
     net::{SocketAddr, TcpStream},
+    os::unix::net::UnixStream,
+    path::PathBuf,
     time::Duration,
 };
 
@@ -17,6 +19,36 @@ const LINE_BYTES_MAX: usize = 16 * 1024;
 const HEADERS_MAX: usize = 100;
 /// The longest body that is read, in bytes.
 const BODY_BYTES_MAX: u64 = 256 * 1024 * 1024;
+
+/// Where a host listens.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Address {
+    /// For applications.
+    Tcp(SocketAddr),
+    /// For control.
+    Unix(PathBuf),
+}
+
+impl From<SocketAddr> for Address {
+    fn from(address: SocketAddr) -> Self {
+        Address::Tcp(address)
+    }
+}
+
+impl From<PathBuf> for Address {
+    fn from(path: PathBuf) -> Self {
+        Address::Unix(path)
+    }
+}
+
+impl std::fmt::Display for Address {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Address::Tcp(address) => address.fmt(f),
+            Address::Unix(path) => path.display().fmt(f),
+        }
+    }
+}
 
 /// A request. The target is an absolute path with its query, already percent-encoded.
 #[derive(Clone, Copy, Debug)]
@@ -61,7 +93,7 @@ pub enum SendError {
     #[error("no connection to {address}: {source}; is the host running?")]
     Refused {
         /// Who was to be reached.
-        address: SocketAddr,
+        address: Address,
         /// What the system said.
         source: io::Error,
     },
@@ -70,7 +102,7 @@ pub enum SendError {
     #[error("the connection to {address} broke before the whole answer came: {source}")]
     Broken {
         /// Who was being talked to.
-        address: SocketAddr,
+        address: Address,
         /// What the system said.
         source: io::Error,
     },
@@ -78,7 +110,7 @@ pub enum SendError {
     #[error("{address} does not speak HTTP/1.1: {problem}")]
     Malformed {
         /// Who was being talked to.
-        address: SocketAddr,
+        address: Address,
         /// What is wrong with it.
         problem: String,
     },
@@ -102,24 +134,30 @@ impl Default for Waits {
     }
 }
 
+#[derive(Debug)]
+enum Stream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
 /// A client of one address, which keeps one connection open between requests.
 #[derive(Debug)]
 pub struct Client {
-    address: SocketAddr,
+    address: Address,
     waits: Waits,
-    connection: Option<BufReader<TcpStream>>,
+    connection: Option<BufReader<Stream>>,
     head: Vec<u8>,
 }
 
 impl Client {
     /// A client that connects when it first sends.
-    pub fn new(address: SocketAddr, waits: Waits) -> Self {
-        Client { address, waits, connection: None, head: Vec::new() }
+    pub fn new(address: impl Into<Address>, waits: Waits) -> Self {
+        Client { address: address.into(), waits, connection: None, head: Vec::new() }
     }
 
     /// The address it talks to.
-    pub fn address(&self) -> SocketAddr {
-        self.address
+    pub fn address(&self) -> &Address {
+        &self.address
     }
 
     /// Sends a request once and reads the whole answer.
@@ -140,10 +178,13 @@ impl Client {
             None => BufReader::with_capacity(64 * 1024, self.connect()?),
         };
         self.head.clear();
-        let address = self.address;
         let head = &mut self.head;
-        write!(head, "{} {} HTTP/1.1\r\nHost: {address}\r\n", request.verb, request.target)
-            .expect("memory takes writes");
+        write!(head, "{} {} HTTP/1.1\r\n", request.verb, request.target).expect("memory takes writes");
+        match &self.address {
+            Address::Tcp(address) => write!(head, "Host: {address}\r\n"),
+            Address::Unix(_) => write!(head, "Host: theseus\r\n"),
+        }
+        .expect("memory takes writes");
         if let Some(key) = request.key {
             write!(head, "Idempotency-Key: {key}\r\n").expect("memory takes writes");
         }
@@ -154,7 +195,8 @@ impl Client {
         head.extend_from_slice(b"\r\n");
         // One write for small requests: a head and a body in two segments would wait for each other's acknowledgement.
         head.extend_from_slice(request.body);
-        reader.get_mut().write_all(head).map_err(|source| SendError::Broken { address, source })?;
+        let broken = |source| SendError::Broken { address: self.address.clone(), source };
+        reader.get_mut().write_all(head).map_err(broken)?;
         self.connection = Some(reader);
         Ok(())
     }
@@ -169,10 +211,9 @@ impl Client {
     /// If no request was posted.
     pub fn receive(&mut self, take: &mut Take<'_>) -> Result<u16, SendError> {
         let mut reader = self.connection.take().expect("a request was posted before its answer is read");
-        let address = self.address;
         let whole = read_answer(&mut reader, take).map_err(|trouble| match trouble {
-            Trouble::Io(source) => SendError::Broken { address, source },
-            Trouble::Form(problem) => SendError::Malformed { address, problem },
+            Trouble::Io(source) => SendError::Broken { address: self.address.clone(), source },
+            Trouble::Form(problem) => SendError::Malformed { address: self.address.clone(), problem },
         })?;
         if whole.keep_alive {
             self.connection = Some(reader);
@@ -180,13 +221,52 @@ impl Client {
         Ok(whole.status)
     }
 
-    fn connect(&self) -> Result<TcpStream, SendError> {
-        let refused = |source| SendError::Refused { address: self.address, source };
-        let stream = TcpStream::connect_timeout(&self.address, self.waits.connect).map_err(refused)?;
-        stream.set_nodelay(true).map_err(refused)?;
-        stream.set_read_timeout(Some(self.waits.answer)).map_err(refused)?;
-        stream.set_write_timeout(Some(self.waits.answer)).map_err(refused)?;
-        Ok(stream)
+    fn connect(&self) -> Result<Stream, SendError> {
+        self.connected().map_err(|source| SendError::Refused { address: self.address.clone(), source })
+    }
+
+    fn connected(&self) -> io::Result<Stream> {
+        let wait = Some(self.waits.answer);
+        match &self.address {
+            Address::Tcp(address) => {
+                let stream = TcpStream::connect_timeout(address, self.waits.connect)?;
+                stream.set_nodelay(true)?;
+                stream.set_read_timeout(wait)?;
+                stream.set_write_timeout(wait)?;
+                Ok(Stream::Tcp(stream))
+            }
+            Address::Unix(path) => {
+                let stream = UnixStream::connect(path)?;
+                stream.set_read_timeout(wait)?;
+                stream.set_write_timeout(wait)?;
+                Ok(Stream::Unix(stream))
+            }
+        }
+    }
+}
+
+impl Read for Stream {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Stream::Tcp(stream) => stream.read(buffer),
+            Stream::Unix(stream) => stream.read(buffer),
+        }
+    }
+}
+
+impl Write for Stream {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        match self {
+            Stream::Tcp(stream) => stream.write(buffer),
+            Stream::Unix(stream) => stream.write(buffer),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Stream::Tcp(stream) => stream.flush(),
+            Stream::Unix(stream) => stream.flush(),
+        }
     }
 }
 

@@ -14,3 +14,4 @@ pub mod model;
 pub mod programs;
 pub mod progress;
 pub mod report;
+pub mod swaps;

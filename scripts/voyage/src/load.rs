@@ -49,6 +49,11 @@ pub struct Load {
     pub clients: usize,
     /// Requests of all clients together; none for as many as can be until the load is stopped.
     pub requests_max: Option<u64>,
+    /// Requests a second of all clients together; none for as many as can be. They are due at fixed times, and latencies count
+    /// from then: one slow answer does not hide the requests that would have waited behind it.
+    pub rate: Option<u32>,
+    /// Keeps the times of every request.
+    pub one_by_one: bool,
     /// How long one request is tried.
     pub patience: Duration,
 }
@@ -184,6 +189,18 @@ pub fn start(load: Load) -> Result<Running, ApiError> {
     Ok(Running { load, shared, clients, total_before })
 }
 
+impl Load {
+    fn latencies(&self, start: Instant) -> Latencies {
+        if self.one_by_one { Latencies::one_by_one(start) } else { Latencies::new(start) }
+    }
+
+    /// When a client's next request is due; the clients take turns.
+    fn due(&self, start: Instant, client: usize, turn: u64) -> Option<Instant> {
+        let number = turn as f64 * self.clients as f64 + client as f64;
+        self.rate.map(|rate| start + Duration::from_secs_f64(number / f64::from(rate)))
+    }
+}
+
 impl Running {
     /// Requests answered so far.
     pub fn answered(&self) -> u64 {
@@ -202,7 +219,7 @@ impl Running {
         let clients: Vec<Client> =
             clients.into_iter().map(|client| client.join().expect("a client does not panic")).collect();
         let seconds = shared.start.elapsed().as_secs_f64();
-        let mut latencies = Latencies::new(shared.start);
+        let mut latencies = load.latencies(shared.start);
         let mut attempts = Attempts::default();
         let mut unanswered_at = vec![0; shared.counters.len()];
         let mut samples = Vec::new();
@@ -258,7 +275,7 @@ fn run_client(number: usize, load: &Load, shared: &Shared) -> Client {
         unanswered: 0,
         unanswered_at: vec![0; shared.counters.len()],
         attempts: Attempts::default(),
-        latencies: Latencies::new(shared.start),
+        latencies: load.latencies(shared.start),
         samples: Vec::new(),
     };
     for turn in 0_u64.. {
@@ -271,7 +288,13 @@ fn run_client(number: usize, load: &Load, shared: &Shared) -> Client {
         }
         let key = format!("{}-{number}-{turn}", shared.run);
         let spread = turn as usize * load.clients + number;
-        let from = Instant::now();
+        let from = match load.due(shared.start, number, turn) {
+            Some(due) => {
+                thread::sleep(due.saturating_duration_since(Instant::now()));
+                due
+            }
+            None => Instant::now(),
+        };
         let answer = if shared.accounts.is_empty() || turn % TRANSFER_EVERY != 0 {
             let at = spread % shared.counters.len();
             let counter = &shared.counters[at];

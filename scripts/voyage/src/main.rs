@@ -19,6 +19,7 @@ use theseus_voyage::{
     load::{self, Load},
     progress::Progress,
     report,
+    swaps::{bench, soak},
 };
 
 /// Puts traffic on a running host, and tells what became of every request.
@@ -47,6 +48,10 @@ enum Command {
     },
     /// Increments counters and moves money from many clients, and compares the host with what they were told.
     Load(LoadArgs),
+    /// Measures what swaps cost the host and its clients; one JSON line a figure.
+    BenchSwap(BenchSwapArgs),
+    /// Swaps without end under load; exits with 1 if anything is left behind, lost or done twice.
+    SoakSwap(SoakSwapArgs),
     /// Replaces plugins and the host under live traffic, kills it, and accounts for everything.
     Demo(DemoArgs),
 }
@@ -157,12 +162,70 @@ struct DemoArgs {
     json: bool,
 }
 
+/// What a host of its own takes.
+#[derive(Args)]
+struct Own {
+    /// The host's binary.
+    #[arg(long, value_name = "PATH")]
+    theseus: PathBuf,
+    /// The folder with the plugins' libraries.
+    #[arg(long, value_name = "DIR")]
+    plugins: PathBuf,
+    /// An empty folder for what is needed meanwhile.
+    #[arg(long, value_name = "DIR")]
+    folder: PathBuf,
+    /// Clients, each with a connection of its own.
+    #[arg(long, default_value_t = 4, value_parser = at_least_one)]
+    clients: usize,
+}
+
+#[derive(Args)]
+struct BenchSwapArgs {
+    #[command(flatten)]
+    own: Own,
+    /// Live objects of the swapped behaviour, one run each.
+    #[arg(long, value_delimiter = ',', default_values_t = [1_000, 1_000_000])]
+    objects: Vec<u64>,
+    /// Requests a second of all clients together.
+    #[arg(long, default_value_t = 2_000, value_parser = clap::value_parser!(u32).range(1..))]
+    rate: u32,
+    /// Swaps a second.
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
+    swaps_per_s: u32,
+    /// Seconds that each run takes, without swaps and with them.
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(6..))]
+    seconds: u64,
+    /// The Erlang program to compare with.
+    #[arg(long, value_name = "FILE")]
+    erlang: PathBuf,
+}
+
+#[derive(Args)]
+struct SoakSwapArgs {
+    #[command(flatten)]
+    own: Own,
+    /// How many swaps.
+    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..))]
+    swaps: u64,
+    /// Swaps before the first look at the process.
+    #[arg(long, default_value_t = 1_000)]
+    warm_up: u64,
+    /// Requests a second of all clients together; as many as can be if left out.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    rate: Option<u32>,
+    /// Has objects migrate with each swap, forwards and backwards.
+    #[arg(long)]
+    schema: bool,
+}
+
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Feed(args) => feed_file(args),
         Command::Wait { to } => wait_until_ready(&to),
         Command::Figures { to } => print_figures(&to),
         Command::Load(args) => make_load(args),
+        Command::BenchSwap(args) => bench_swap(args),
+        Command::SoakSwap(args) => soak_swap(args),
         Command::Demo(args) => run_demo(args),
     };
     match done {
@@ -223,6 +286,8 @@ fn make_load(args: LoadArgs) -> Result<bool, Box<dyn Error>> {
         accounts: args.accounts,
         clients: args.clients,
         requests_max: args.requests,
+        rate: None,
+        one_by_one: false,
         patience: args.to.patience(),
     };
     let running = load::start(load)?;
@@ -240,6 +305,27 @@ fn make_load(args: LoadArgs) -> Result<bool, Box<dyn Error>> {
         print!("{}", report::load(&report));
     }
     Ok(report.faultless())
+}
+
+fn bench_swap(args: BenchSwapArgs) -> Result<bool, Box<dyn Error>> {
+    let BenchSwapArgs { own, objects, rate, swaps_per_s, seconds, erlang } = args;
+    let Own { theseus, plugins, folder, clients } = own;
+    let bench = bench::Bench { theseus, plugins, folder, objects, rate, clients, swaps_per_s, seconds, erlang };
+    bench::run(&bench, &mut |figure| println!("{figure}"))?;
+    Ok(true)
+}
+
+fn soak_swap(args: SoakSwapArgs) -> Result<bool, Box<dyn Error>> {
+    let SoakSwapArgs { own, swaps, warm_up, rate, schema } = args;
+    let Own { theseus, plugins, folder, clients } = own;
+    let pair = if schema { soak::Pair::Schema } else { soak::Pair::Same };
+    let soak = soak::Soak { theseus, plugins, folder, swaps, warm_up, pair, rate, clients };
+    let report = soak::run(&soak, &mut |look| println!("{look}"))?;
+    println!("{}", serde_json::to_string(&report)?);
+    for problem in &report.problems {
+        eprintln!("voyage: {problem}");
+    }
+    Ok(report.problems.is_empty())
 }
 
 fn run_demo(args: DemoArgs) -> Result<bool, Box<dyn Error>> {

@@ -20,13 +20,25 @@ pub struct Latencies {
     histogram: Histogram<u64>,
     /// The longest latency in microseconds of a request that was under way in each slot since `start`.
     timeline: Vec<u32>,
+    /// Every request, if they are wanted one by one.
+    requests: Option<Vec<(Instant, Instant)>>,
 }
 
 impl Latencies {
     /// Nothing measured yet; `start` is the beginning of time, common to all clients.
     pub fn new(start: Instant) -> Self {
         let histogram = Histogram::new_with_bounds(1, LATENCY_US_MAX, 3).expect("the bounds are in order");
-        Latencies { start, histogram, timeline: Vec::new() }
+        Latencies { start, histogram, timeline: Vec::new(), requests: None }
+    }
+
+    /// The same, and every request is kept with its beginning and its end.
+    pub fn one_by_one(start: Instant) -> Self {
+        Latencies { requests: Some(Vec::new()), ..Latencies::new(start) }
+    }
+
+    /// Every request with its beginning and its end, by client; none if they were not kept.
+    pub fn requests(&self) -> &[(Instant, Instant)] {
+        self.requests.as_deref().unwrap_or_default()
     }
 
     /// Notes a request that was sent at `from` and answered at `to`.
@@ -41,6 +53,9 @@ impl Latencies {
         for slot in &mut self.timeline[first..=last] {
             *slot = latency_us.max(*slot);
         }
+        if let Some(requests) = &mut self.requests {
+            requests.push((from, to));
+        }
     }
 
     /// Takes another client's measurements in.
@@ -51,6 +66,9 @@ impl Latencies {
         }
         for (slot, theirs) in self.timeline.iter_mut().zip(&other.timeline) {
             *slot = (*slot).max(*theirs);
+        }
+        if let (Some(requests), Some(theirs)) = (&mut self.requests, &other.requests) {
+            requests.extend_from_slice(theirs);
         }
     }
 

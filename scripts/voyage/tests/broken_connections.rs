@@ -178,6 +178,8 @@ fn load_to(to: SocketAddr) -> Load {
         accounts: 0,
         clients: 4,
         requests_max: Some(2_000),
+        rate: None,
+        one_by_one: false,
         patience: PATIENCE,
     }
 }
