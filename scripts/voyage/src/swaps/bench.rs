@@ -207,11 +207,11 @@ type Times = Vec<(Instant, Instant)>;
 
 /// Puts load on the host for some time, and swaps the given files meanwhile, at the rate set. Returns when each request was due
 /// and answered, and the swaps.
-fn loaded<'a>(
+fn loaded(
     bench: &Bench,
     vessel: &mut Vessel,
     seconds: Duration,
-    files: Option<&mut dyn Iterator<Item = &'a PathBuf>>,
+    files: Option<&mut dyn Iterator<Item = &PathBuf>>,
 ) -> Result<(Times, Vec<Swapped>), SwapsError> {
     let running = load::start(Load {
         to: vessel.address(),
@@ -283,9 +283,15 @@ mod tests {
         let swap = |from, to| Swapped { from: at(from), to: at(to), pause_us: 0, stages_us: BTreeMap::new() };
         let swaps = [swap(10, 20), swap(50, 60)];
         let mut overlaps = during(&swaps, Duration::ZERO);
-        for (from, to, expected) in
-            [(0, 9, false), (5, 11, true), (12, 13, true), (19, 30, true), (21, 49, false), (55, 90, true), (61, 62, false)]
-        {
+        for (from, to, expected) in [
+            (0, 9, false),
+            (5, 11, true),
+            (12, 13, true),
+            (19, 30, true),
+            (21, 49, false),
+            (55, 90, true),
+            (61, 62, false),
+        ] {
             assert_eq!(overlaps(at(from), at(to)), expected, "{from} to {to}");
         }
         assert!(during(&swaps, Duration::from_millis(5))(at(62), at(70)));

@@ -10,7 +10,9 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::{
-    Resources, Sorted, Swapped, SwapsError, bench::altered_copy, rounded,
+    Resources, Sorted, Swapped, SwapsError,
+    bench::altered_copy,
+    rounded,
     vessel::{PATIENCE, Vessel},
 };
 use crate::{
@@ -240,7 +242,8 @@ mod tests {
     #[test]
     fn each_bound_is_told_when_it_is_broken() {
         assert_eq!(problems(&report()), Vec::<String>::new());
-        let broken: [(&str, fn(&mut SoakReport)); 7] = [
+        type Breaks = fn(&mut SoakReport);
+        let broken: [(&str, Breaks); 7] = [
             ("refused, lost", |report| report.load.refused = 1),
             ("connections", |report| report.load.attempts.broken = 1),
             ("memory", |report| report.growth_bytes_per_swap = 200.0),
