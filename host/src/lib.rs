@@ -1,7 +1,7 @@
 //! The Theseus runtime: a host process that owns an identity and can replace every plugin it runs.
 //!
 //! One folder a concern, dependencies pointing one way only:
-//! `cli, gateway -> runtime -> {swap, restart} -> {plugin, exec} -> identity -> value`.
+//! `cli, gateway -> runtime -> {swap, restart} -> {plugin, exec} -> identity -> value`. `sandbox` stands beside `plugin`, and neither knows the other.
 
 pub mod cli;
 pub mod config;
@@ -12,4 +12,5 @@ pub mod identity;
 pub mod plugin;
 pub mod restart;
 pub mod runtime;
+pub mod sandbox;
 pub mod swap;

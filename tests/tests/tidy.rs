@@ -19,10 +19,11 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("cli/run", &["gateway", "runtime", "config", "home", "restart"]),
     ("gateway", &["runtime", "config", "home"]),
     ("runtime", &["swap", "restart", "plugin", "exec", "identity", "config", "home"]),
-    ("swap", &["plugin", "exec", "identity", "config", "home"]),
+    ("swap", &["sandbox", "plugin", "exec", "identity", "config", "home"]),
     ("restart", &["home", "config"]),
     ("exec", &["plugin", "identity", "config", "home"]),
     ("plugin", &[]),
+    ("sandbox", &[]),
     ("identity", &[]),
     ("config", &["home"]),
     ("home", &[]),
@@ -38,6 +39,7 @@ const UNSAFE: &[&str] = &[
     "host/src/plugin/image.rs",
     "host/src/plugin/loader.rs",
     "host/src/restart/listeners.rs",
+    "host/src/sandbox/confine.rs",
     "scripts/watchdog/src/launch.rs",
 ];
 
