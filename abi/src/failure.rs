@@ -68,6 +68,8 @@ failure_codes! {
     STORAGE = 18, "storage";
     /// A record of the identity is not what was written.
     IDENTITY_DAMAGED = 19, "identity_damaged";
+    /// The plugin asked for something that it was not granted.
+    NOT_ALLOWED = 20, "not_allowed";
 }
 
 /// Why a call across the boundary did not give a result.

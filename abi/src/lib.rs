@@ -20,6 +20,7 @@
 //! Each side states the range it speaks ([`HOST_ABI`] for the host, the manifest's `abi` for a plugin); they fit if the
 //! ranges overlap. [`LAYOUT_FINGERPRINT`] catches what the policy forbids: a layout that changed under the same version.
 
+mod capability;
 mod failure;
 mod host;
 mod manifest;
@@ -28,11 +29,12 @@ mod plugin;
 
 pub use abi_stable;
 
+pub use capability::Capability;
 pub use failure::{Failure, FailureCode};
 pub use host::{CallToken, HostTable, HostTableRef, LogLevel};
 pub use manifest::{
     AbiRange, ArgumentDescription, BehaviorDescription, BehaviorManifest, Manifest, MethodDescription, MethodKind,
-    SlotDescription,
+    Requirement, SlotDescription,
 };
 pub use plugin::{BehaviorTable, BehaviorTableRef, Call, PluginRoot, PluginRootRef};
 

@@ -29,7 +29,7 @@ impl std::fmt::Display for AbiRange {
 pub struct Manifest {
     /// The plugin's name. Swapping in another plugin of this name replaces it.
     pub name: String,
-    /// The plugin's own version, for people.
+    /// The plugin's own version, a semantic version.
     pub version: String,
     /// The ABI versions it can be hosted under.
     pub abi: AbiRange,
@@ -43,9 +43,21 @@ pub struct Manifest {
     pub panic: String,
     /// The target triple.
     pub target: String,
-    /// What it asks to be allowed.
+    /// What it asks to be allowed: words of [`Capability`](crate::Capability), as far as the reader knows them.
     #[serde(default)]
     pub capabilities: Vec<String>,
+    /// The behaviours of other plugins that it sends messages to.
+    #[serde(default)]
+    pub requires: Vec<Requirement>,
+}
+
+/// A behaviour of another plugin that a plugin cannot do without.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
+pub struct Requirement {
+    /// The behaviour's name, `plugin.Type`.
+    pub behavior: String,
+    /// Which versions of the plugin that provides it will do: a range as in a Cargo dependency, such as `^1.2`.
+    pub version: String,
 }
 
 /// What the manifest says about one behaviour.

@@ -49,6 +49,7 @@ pub fn data(arguments: TokenStream, item: TokenStream) -> TokenStream {
 ///     behaviors: [Counter],
 ///     // and, if wanted:
 ///     capabilities: ["request_upgrade"],
+///     requires: ["ledger.Account" = "^1.2"], // behaviours of other plugins, and versions of those plugins
 ///     self_test: checks::self_test, // fn() -> Result<()>
 ///     retire: checks::retire,       // fn() -> Result<()>
 /// }

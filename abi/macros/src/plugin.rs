@@ -26,13 +26,29 @@ struct Plugin {
     name: LitStr,
     behaviors: Vec<Path>,
     capabilities: Vec<LitStr>,
+    requires: Vec<Requirement>,
     self_test: Option<Path>,
     retire: Option<Path>,
 }
 
+/// `"ledger.Account" = "^1.2"`
+struct Requirement {
+    behavior: LitStr,
+    version: LitStr,
+}
+
+impl Parse for Requirement {
+    fn parse(input: ParseStream<'_>) -> Result<Self> {
+        let behavior = input.parse()?;
+        input.parse::<Token![=]>()?;
+        Ok(Requirement { behavior, version: input.parse()? })
+    }
+}
+
 impl Parse for Plugin {
     fn parse(input: ParseStream<'_>) -> Result<Self> {
-        let (mut name, mut behaviors, mut capabilities, mut self_test, mut retire) = (None, None, None, None, None);
+        let (mut name, mut behaviors, mut self_test, mut retire) = (None, None, None, None);
+        let (mut capabilities, mut requires) = (None, None);
         while !input.is_empty() {
             let key: Ident = input.parse()?;
             input.parse::<Token![:]>()?;
@@ -40,10 +56,11 @@ impl Parse for Plugin {
                 "name" => name.replace(input.parse()?).is_some(),
                 "behaviors" => behaviors.replace(list(input)?).is_some(),
                 "capabilities" => capabilities.replace(list(input)?).is_some(),
+                "requires" => requires.replace(list(input)?).is_some(),
                 "self_test" => self_test.replace(input.parse()?).is_some(),
                 "retire" => retire.replace(input.parse()?).is_some(),
                 _ => {
-                    let message = "plugin! knows name, behaviors, capabilities, self_test and retire";
+                    let message = "plugin! knows name, behaviors, capabilities, requires, self_test and retire";
                     return Err(Error::new(key.span(), message));
                 }
             };
@@ -61,6 +78,7 @@ impl Parse for Plugin {
             name: name.ok_or_else(|| missing("name"))?,
             behaviors: behaviors.ok_or_else(|| missing("behaviors"))?,
             capabilities: capabilities.unwrap_or_default(),
+            requires: requires.unwrap_or_default(),
             self_test,
             retire,
         };
@@ -88,6 +106,22 @@ impl Plugin {
             if self.behaviors[..index].iter().any(same) {
                 return Err(Error::new(behavior.span(), "two behaviours of one plugin need different names"));
             }
+        }
+        self.requires.iter().try_for_each(|requirement| self.check_requirement(requirement))
+    }
+
+    fn check_requirement(&self, Requirement { behavior, version }: &Requirement) -> Result<()> {
+        match behavior.value().split_once('.') {
+            Some((plugin, _)) if plugin == self.name.value() => {
+                let message = "a plugin's own behaviours are always there: name those of other plugins only";
+                return Err(Error::new(behavior.span(), message));
+            }
+            Some((plugin, name)) if !plugin.is_empty() && !name.is_empty() => {}
+            _ => return Err(Error::new(behavior.span(), "a behaviour of another plugin is `plugin.Type`")),
+        }
+        if let Err(error) = semver::VersionReq::parse(&version.value()) {
+            let message = format!("not a range of versions such as \"^1.2\": {error}");
+            return Err(Error::new(version.span(), message));
         }
         Ok(())
     }
@@ -167,6 +201,7 @@ fn output(plugin: &Plugin) -> TokenStream {
 /// The manifest, as an ELF note where files are ELF.
 fn note(plugin: &Plugin, names: &[String]) -> TokenStream {
     let Plugin { name, behaviors, capabilities, .. } = plugin;
+    let requires = plugin.requires.iter().map(|Requirement { behavior, version }| quote! { (#behavior, #version) });
     quote! {
         const FACTS: kit::Facts<'_> = kit::Facts {
             name: #name,
@@ -179,6 +214,7 @@ fn note(plugin: &Plugin, names: &[String]) -> TokenStream {
             }),*],
             unwinds: ::core::cfg!(panic = "unwind"),
             capabilities: &[#(#capabilities),*],
+            requires: &[#(#requires),*],
         };
         const LENGTH: usize = kit::manifest::<0>(&FACTS).1;
 

@@ -170,6 +170,7 @@ plugin! {
     name: "fixture",
     behaviors: [Gauge, Bell],
     capabilities: ["request_upgrade", "quote\"d"],
+    requires: ["ledger.Account" = "^1.2", "odd.Thing" = ">=0.1, <3"],
     self_test: self_test,
     retire: retire,
 }

@@ -20,6 +20,8 @@ pub struct Facts<'a> {
     pub unwinds: bool,
     /// What it asks to be allowed.
     pub capabilities: &'a [&'a str],
+    /// The behaviours of other plugins that it needs, each with the range of that plugin's versions.
+    pub requires: &'a [(&'a str, &'a str)],
 }
 
 /// What the manifest says about a behaviour.
@@ -54,6 +56,13 @@ pub const fn manifest<const N: usize>(facts: &Facts<'_>) -> ([u8; N], usize) {
     let mut i = 0;
     while i < facts.capabilities.len() {
         json = json.separate(i).text(facts.capabilities[i]);
+        i += 1;
+    }
+    json = json.raw("],\"requires\":[");
+    let mut i = 0;
+    while i < facts.requires.len() {
+        let (behavior, version) = facts.requires[i];
+        json = json.separate(i).raw("{\"behavior\":").text(behavior).raw(",\"version\":").text(version).raw("}");
         i += 1;
     }
     json = json.raw("]}");

@@ -84,6 +84,8 @@ fn the_manifest_is_in_the_file() {
     assert!(manifest.rustc.starts_with("rustc 1."), "{}", manifest.rustc);
     assert!(manifest.target.starts_with(std::env::consts::ARCH), "{}", manifest.target);
     assert_eq!(manifest.capabilities, ["request_upgrade", "quote\"d"]);
+    let requires: Vec<_> = manifest.requires.iter().map(|it| (it.behavior.as_str(), it.version.as_str())).collect();
+    assert_eq!(requires, [("ledger.Account", "^1.2"), ("odd.Thing", ">=0.1, <3")]);
     let behaviors = manifest.behaviors.iter().map(|it| (it.name.as_str(), it.schema, &*it.reads, &*it.writes));
     let expected: [(_, _, &[u32], &[u32]); 2] = [("fixture.Gauge", 3, &[1, 2], &[2]), ("fixture.Bell", 1, &[], &[])];
     assert_eq!(behaviors.collect::<Vec<_>>(), expected);

@@ -9,7 +9,16 @@ use object::{
     read::elf::{Dyn, FileHeader, ProgramHeader, SectionHeader, Sym},
 };
 
-use super::inspect::Refusal;
+use super::refusal::Refusal;
+
+/// The most libraries that a plugin may need.
+const NEEDED_MAX: usize = 128;
+
+/// The longest name of a library or list of folders, in bytes.
+const TEXT_BYTES_MAX: usize = 4096;
+
+/// The longest build id, in bytes.
+const BUILD_ID_BYTES_MAX: usize = 64;
 
 #[cfg(target_arch = "x86_64")]
 const HOST_MACHINE: elf::Machine = elf::EM_X86_64;
@@ -24,6 +33,7 @@ const HOST_MACHINE: elf::Machine = elf::EM_NONE;
 /// A shared library for this machine.
 pub(super) struct SharedLibrary<'data> {
     bytes: &'data [u8],
+    segments: &'data [ProgramHeader64<NativeEndian>],
     sections: &'data [SectionHeader64<NativeEndian>],
     section_names: &'data [u8],
     dynamic: &'data [Dyn64<NativeEndian>],
@@ -46,7 +56,7 @@ impl<'data> SharedLibrary<'data> {
         };
         let section_names =
             section_names.map_err(|_| Refusal::Malformed { problem: "its section names lie outside of it" })?;
-        let library = SharedLibrary { bytes, sections, section_names, dynamic };
+        let library = SharedLibrary { bytes, segments, sections, section_names, dynamic };
         if library.dynamic_word(elf::DT_FLAGS_1) & elf::DF_1_PIE.0 != 0 {
             return Err(Refusal::NotShared { found: "an executable" });
         }
@@ -95,11 +105,64 @@ impl<'data> SharedLibrary<'data> {
         self.dynamic_word(elf::DT_FLAGS) & elf::DF_STATIC_TLS.0 != 0
     }
 
+    /// The names of the libraries that it needs.
+    pub(super) fn needed(&self) -> Result<Vec<&'data [u8]>, Refusal> {
+        let names = self.dynamic_values(elf::DT_NEEDED).take(NEEDED_MAX + 1).map(|offset| self.dynamic_text(offset));
+        let names: Vec<_> = names.collect::<Result<_, _>>()?;
+        if names.len() > NEEDED_MAX {
+            return Err(Refusal::Malformed { problem: "it needs more libraries than a plugin may" });
+        }
+        Ok(names)
+    }
+
+    /// The folders, with colons between, in which it has the dynamic linker look for libraries.
+    pub(super) fn runpath(&self) -> Result<Option<&'data [u8]>, Refusal> {
+        let mut paths = self.dynamic_values(elf::DT_RUNPATH).chain(self.dynamic_values(elf::DT_RPATH));
+        paths.next().map(|offset| self.dynamic_text(offset)).transpose()
+    }
+
+    /// What the linker named this build, in hexadecimal.
+    pub(super) fn build_id(&self) -> Option<String> {
+        let notes = self.segments.iter().filter_map(|segment| segment.notes(NativeEndian, self.bytes).ok().flatten());
+        // Few notes come first in any real library; a file full of empty ones is not read to its end.
+        let mut notes = notes.flat_map(|notes| notes.map_while(Result::ok).take(64)).take(64);
+        let note = notes.find(|note| {
+            note.name() == elf::ELF_NOTE_GNU && note.n_type(NativeEndian) == elf::NT_GNU_BUILD_ID
+        })?;
+        let id = note.desc().get(..note.desc().len().min(BUILD_ID_BYTES_MAX))?;
+        Some(id.iter().map(|byte| format!("{byte:02x}")).collect())
+    }
+
+    /// Whether the names of functions that are not exported are there.
+    pub(super) fn has_symbols(&self) -> bool {
+        self.sections.iter().any(|section| section.sh_type(NativeEndian) == elf::SHT_SYMTAB)
+    }
+
+    /// Whether debug information is there.
+    pub(super) fn has_debug_info(&self) -> bool {
+        self.sections_named(b".debug_info\0").is_ok_and(|sections| !sections.is_empty())
+    }
+
     /// The value of a dynamic entry, 0 if there is none.
     fn dynamic_word(&self, tag: elf::DynamicTag) -> u64 {
+        self.dynamic_values(tag).next().unwrap_or(0)
+    }
+
+    fn dynamic_values(&self, tag: elf::DynamicTag) -> impl Iterator<Item = u64> {
         let entries = self.dynamic.iter().take_while(|entry| entry.d_tag(NativeEndian) != elf::DT_NULL);
-        let mut values = entries.filter(|entry| entry.d_tag(NativeEndian) == tag);
-        values.next().map_or(0, |entry| entry.d_val(NativeEndian))
+        entries.filter(move |entry| entry.d_tag(NativeEndian) == tag).map(|entry| entry.d_val(NativeEndian))
+    }
+
+    /// A text of the dynamic table.
+    fn dynamic_text(&self, offset: u64) -> Result<&'data [u8], Refusal> {
+        let malformed = Refusal::Malformed { problem: "its dynamic table points to a text outside of it" };
+        let (address, size) = (self.dynamic_word(elf::DT_STRTAB), self.dynamic_word(elf::DT_STRSZ));
+        let table = self.segments.iter().filter(|segment| segment.p_type(NativeEndian) == elf::PT_LOAD);
+        let mut table =
+            table.filter_map(|segment| segment.data_range(NativeEndian, self.bytes, address, size).ok().flatten());
+        let text = table.next().and_then(|table| table.get(usize::try_from(offset).ok()?..)).ok_or(malformed.clone())?;
+        let length = text.iter().take(TEXT_BYTES_MAX).position(|byte| *byte == 0).ok_or(malformed)?;
+        Ok(&text[..length])
     }
 }
 

@@ -12,16 +12,22 @@ mod generation;
 mod image;
 mod inspect;
 mod loader;
+mod manifest;
+mod needed;
+mod refusal;
 mod retire;
 mod sealed;
 mod store;
+mod target;
 
 pub use boundary::{CallHost, FAILURE_MESSAGE_BYTES_MAX, LOG_LINE_BYTES_MAX};
 pub use digest::{Digest, ParseDigestError};
 pub use flood::limit_log;
 pub use generation::{Behavior, CallBuffers, Generation, GenerationNumber, MethodId};
-pub use inspect::{Inspection, NAME_BYTES_MAX, Refusal, Warning, inspect};
+pub use inspect::{Dependency, Findings, Inspection, Library, Warning, inspect, look};
 pub use loader::{LoadError, load};
+pub use manifest::NAME_BYTES_MAX;
+pub use refusal::Refusal;
 pub use retire::{PinReason, Pinned, Retired, retire};
 pub use store::{FILE_BYTES_LIMIT, FetchError, KeepError, StageError, Staged, Store, stage};
 

@@ -83,7 +83,7 @@ type Unloadable = (Vec<u8>, fn(&LoadError) -> bool, &'static str);
 
 /// Files that are accepted, but cannot be loaded.
 fn unloadable() -> Vec<Unloadable> {
-    let linker = |bytes: &mut Vec<u8>| fixtures::replace(bytes, "libgcc_s.so.1", "libgcc_t.so.1");
+    let linker = |bytes: &mut Vec<u8>| fixtures::replace(bytes, "__xpg_strerror_r", "__xpg_strerror_s");
     let header = |bytes: &mut Vec<u8>| {
         fixtures::replace(bytes, "abi stable library for Rust", "abi unstable library f Rust");
     };
@@ -91,7 +91,7 @@ fn unloadable() -> Vec<Unloadable> {
         (bare("init", |_| ()), |error| matches!(error, LoadError::Init { .. }), "asked not to start"),
         (bare("name", |_| ()), |error| matches!(error, LoadError::Behaviors { .. }), "[bare.Other, bare.Probe]"),
         (bare("json", |_| ()), |error| matches!(error, LoadError::Description { .. }), "bare.Other"),
-        (bare("well", linker), |error| matches!(error, LoadError::Open { .. }), "libgcc_t.so.1"),
+        (bare("well", linker), |error| matches!(error, LoadError::Open { .. }), "__xpg_strerror_s"),
         (bare("well", header), |error| matches!(error, LoadError::Root { .. }), "another version of abi_stable"),
         (std::fs::read(fixtures::lying()).unwrap(), |error| matches!(error, LoadError::Layout { .. }), "OtherRoot"),
     ]
