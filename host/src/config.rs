@@ -13,6 +13,7 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
+use theseus_abi::Capability;
 
 use crate::home::Home;
 
@@ -121,7 +122,25 @@ section! {
     Plugins in "plugins" {
         /// The largest plugin file, in bytes.
         file_bytes_max: u64 = 256 << 20, Some(1);
+        /// Which files may be swapped in: "owner" (they belong to the host's user or root, and nobody else can write them),
+        /// "signed" (FILE.minisig is a signature by a key in trust/) or "any".
+        trust: Trust = Trust::Owner, None;
+        /// What plugins may do if they ask for it: "request_upgrade" (ask the host to upgrade itself), "threads" (keep threads of
+        /// their own).
+        capabilities: Vec<Capability> = vec![Capability::RequestUpgrade], None;
     }
+}
+
+/// Which plugin files are trusted.
+#[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
+#[serde(rename_all = "snake_case")]
+pub enum Trust {
+    /// Those that belong to the host's user or to root, and that nobody else can write.
+    Owner,
+    /// Those with a signature by a key in `trust/`.
+    Signed,
+    /// All.
+    Any,
 }
 
 section! {
@@ -253,7 +272,7 @@ fn comment(out: &mut String, doc: &str) {
 }
 
 fn setting(out: &mut String, name: &str, value: &impl Serialize) {
-    let value = toml::Value::try_from(value).expect("every setting is a number, a text or an address");
+    let value = toml::Value::try_from(value).expect("every setting is a number, a text, an address or a list");
     _ = writeln!(out, "{name} = {value}");
 }
 

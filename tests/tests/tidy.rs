@@ -22,7 +22,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("swap", &["sandbox", "plugin", "exec", "identity", "config", "home"]),
     ("restart", &["home", "config"]),
     ("exec", &["plugin", "identity", "config", "home"]),
-    ("plugin", &[]),
+    ("plugin", &["config"]),
     ("sandbox", &[]),
     ("identity", &[]),
     ("config", &["home"]),

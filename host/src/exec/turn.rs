@@ -11,7 +11,7 @@ mod migration;
 use std::{collections::BTreeMap, sync::Arc};
 
 use rustc_hash::FxHashMap;
-use theseus_abi::{Failure, FailureCode, abi_stable::std_types::RVec};
+use theseus_abi::{Capability, Failure, FailureCode, abi_stable::std_types::RVec};
 use theseus_value::{ObjectId, raw::merge_maps};
 
 use super::{ObjectName, PluginSet, State, host_object::check_not_host};
@@ -60,6 +60,8 @@ pub(super) struct Turn<'a> {
     pub random: u64,
     /// The request for a restart cycle that the turn made, encoded.
     pub upgrade: Option<Vec<u8>>,
+    /// Whether the behaviour that is executing may ask for one.
+    pub may_request_upgrade: bool,
     /// Whether the code of a behaviour was entered.
     pub entered: bool,
     /// Whether the message that began the turn is a command, once that is known.
@@ -124,6 +126,7 @@ impl<'a> Turn<'a> {
             time_us,
             random: seed,
             upgrade: None,
+            may_request_upgrade: false,
             entered: false,
             command: false,
             written_bytes: 0,
@@ -207,7 +210,11 @@ impl<'a> Turn<'a> {
             delegated
         };
         self.entered = true;
-        behavior.call(self, receiver, method, slots, arguments, buffers)?;
+        let sender_may = self.may_request_upgrade;
+        self.may_request_upgrade = behavior.may(Capability::RequestUpgrade);
+        let called = behavior.call(self, receiver, method, slots, arguments, buffers);
+        self.may_request_upgrade = sender_may;
+        called?;
         if buffers.result.len() > self.limits.write_bytes_per_transaction_max {
             let message = format!("a result may have {} bytes", self.limits.write_bytes_per_transaction_max);
             return Err(Failure::new(FailureCode::LIMIT_EXCEEDED, message));
@@ -439,6 +446,13 @@ impl CallHost for Turn<'_> {
 
     fn request_upgrade(&mut self, request: &[u8]) -> Result<(), Failure> {
         self.changing("request an upgrade")?;
+        if !self.may_request_upgrade {
+            let message = format!(
+                "requesting an upgrade takes the capability `{}`: ask for it in `plugin!` and grant it in plugins.capabilities",
+                Capability::RequestUpgrade
+            );
+            return Err(Failure::new(FailureCode::NOT_ALLOWED, message));
+        }
         self.upgrade = Some(request.to_vec());
         Ok(())
     }

@@ -49,6 +49,7 @@ macro_rules! meanings {
 const MEANINGS: &[Meaning] = meanings! {
     codes::BAD_REQUEST => BAD_REQUEST, "The request is malformed";
     own_codes::FORBIDDEN => FORBIDDEN, "Not allowed from here";
+    "not_allowed" => FORBIDDEN, "The plugin was not granted that";
     own_codes::NO_SUCH_ROUTE => NOT_FOUND, "No such route";
     "no_such_object" => NOT_FOUND, "No such object";
     "no_such_method" => NOT_FOUND, "No such method";

@@ -126,9 +126,8 @@ impl<'data> SharedLibrary<'data> {
         let notes = self.segments.iter().filter_map(|segment| segment.notes(NativeEndian, self.bytes).ok().flatten());
         // Few notes come first in any real library; a file full of empty ones is not read to its end.
         let mut notes = notes.flat_map(|notes| notes.map_while(Result::ok).take(64)).take(64);
-        let note = notes.find(|note| {
-            note.name() == elf::ELF_NOTE_GNU && note.n_type(NativeEndian) == elf::NT_GNU_BUILD_ID
-        })?;
+        let note =
+            notes.find(|note| note.name() == elf::ELF_NOTE_GNU && note.n_type(NativeEndian) == elf::NT_GNU_BUILD_ID)?;
         let id = note.desc().get(..note.desc().len().min(BUILD_ID_BYTES_MAX))?;
         Some(id.iter().map(|byte| format!("{byte:02x}")).collect())
     }
@@ -160,7 +159,8 @@ impl<'data> SharedLibrary<'data> {
         let table = self.segments.iter().filter(|segment| segment.p_type(NativeEndian) == elf::PT_LOAD);
         let mut table =
             table.filter_map(|segment| segment.data_range(NativeEndian, self.bytes, address, size).ok().flatten());
-        let text = table.next().and_then(|table| table.get(usize::try_from(offset).ok()?..)).ok_or(malformed.clone())?;
+        let text =
+            table.next().and_then(|table| table.get(usize::try_from(offset).ok()?..)).ok_or(malformed.clone())?;
         let length = text.iter().take(TEXT_BYTES_MAX).position(|byte| *byte == 0).ok_or(malformed)?;
         Ok(&text[..length])
     }

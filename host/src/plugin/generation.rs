@@ -3,12 +3,12 @@
 //! The functions of a generation are reached through borrows of it only, so they cannot be called after it was unloaded: an
 //! `Arc<Generation>` is a pin, and [`retire`](super::retire::retire) takes the generation itself.
 
-use std::{path::Path, sync::Arc};
+use std::{collections::BTreeSet, path::Path, sync::Arc};
 
 use rustc_hash::FxHashMap;
 use theseus_abi::{
-    BehaviorDescription, BehaviorManifest, BehaviorTableRef, Call, CallToken, Failure, FailureCode, Manifest,
-    MethodKind, PluginRootRef,
+    BehaviorDescription, BehaviorManifest, BehaviorTableRef, Call, CallToken, Capability, Failure, FailureCode,
+    Manifest, MethodKind, PluginRootRef,
     abi_stable::std_types::{RResult, RSlice, RVec},
 };
 use theseus_value::ObjectId;
@@ -138,6 +138,7 @@ pub struct Behavior {
     schema: u32,
     reads: Vec<u32>,
     writes: Vec<u32>,
+    capabilities: BTreeSet<Capability>,
     description: BehaviorDescription,
     /// In the canonical order of map keys: shorter first, then bytewise.
     slot_names: Vec<Box<str>>,
@@ -159,7 +160,11 @@ impl Behavior {
     /// # Errors
     ///
     /// What is wrong with the description, as text.
-    pub(super) fn new(manifest: &BehaviorManifest, table: BehaviorTableRef) -> Result<Behavior, String> {
+    pub(super) fn new(
+        manifest: &BehaviorManifest,
+        capabilities: &BTreeSet<Capability>,
+        table: BehaviorTableRef,
+    ) -> Result<Behavior, String> {
         /// The longest description that is read, in bytes.
         const DESCRIPTION_BYTES_MAX: usize = 1 << 20;
 
@@ -185,6 +190,7 @@ impl Behavior {
             schema: manifest.schema,
             reads: manifest.reads.clone(),
             writes: manifest.writes.clone(),
+            capabilities: capabilities.clone(),
             description,
             slot_names,
             methods,
@@ -210,6 +216,11 @@ impl Behavior {
     /// The other schema versions into which it can turn its own slots.
     pub fn writes(&self) -> &[u32] {
         &self.writes
+    }
+
+    /// Whether its plugin has a capability.
+    pub fn may(&self, capability: Capability) -> bool {
+        self.capabilities.contains(&capability)
     }
 
     /// What it offers.

@@ -12,7 +12,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use theseus_abi::{
-    Failure, Manifest, PluginRootRef,
+    Failure, PluginRootRef,
     abi_stable::{
         StableAbi,
         abi_stability::abi_checking::{CheckingGlobals, check_layout_compatibility_with_globals},
@@ -99,7 +99,7 @@ pub fn load(staged: Staged, inspection: Inspection) -> Result<Generation, LoadEr
     if let Err(failure) = root.init()(boundary::host_table()).into_result() {
         return Err(LoadError::Init { failure: boundary::own_failure(failure) });
     }
-    let behaviors = behaviors(root, &inspection.manifest)?;
+    let behaviors = behaviors(root, &inspection)?;
     Ok(Generation {
         number: GenerationNumber(GENERATIONS.fetch_add(1, Ordering::Relaxed)),
         origin,
@@ -130,7 +130,8 @@ fn checked_root(image: &Image) -> Result<PluginRootRef, LoadError> {
 }
 
 /// The behaviours of a plugin, if they are those that its manifest lists.
-fn behaviors(root: PluginRootRef, manifest: &Manifest) -> Result<Vec<Behavior>, LoadError> {
+fn behaviors(root: PluginRootRef, inspection: &Inspection) -> Result<Vec<Behavior>, LoadError> {
+    let manifest = &inspection.manifest;
     let tables = root.behaviors()();
     let name = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let provided: Vec<String> = tables.iter().map(|table| name(&table.name().as_rslice())).collect();
@@ -141,7 +142,7 @@ fn behaviors(root: PluginRootRef, manifest: &Manifest) -> Result<Vec<Behavior>, 
     let pairs = manifest.behaviors.iter().zip(tables.iter());
     pairs
         .map(|(listed, table)| {
-            Behavior::new(listed, *table)
+            Behavior::new(listed, &inspection.capabilities, *table)
                 .map_err(|message| LoadError::Description { behavior: listed.name.clone(), message })
         })
         .collect()

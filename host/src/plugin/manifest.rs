@@ -97,7 +97,9 @@ pub(super) fn requirements(manifest: &Manifest) -> Result<Vec<Dependency>, Refus
         let (behavior, version) = (&requirement.behavior, &requirement.version);
         let refusal =
             |problem| Refusal::BadRequirement { behavior: shorten(behavior), version: shorten(version), problem };
-        if !behavior.split_once('.').is_some_and(|(plugin, _)| is_plugin_name(plugin) && is_behavior_name(plugin, behavior))
+        if !behavior
+            .split_once('.')
+            .is_some_and(|(plugin, _)| is_plugin_name(plugin) && is_behavior_name(plugin, behavior))
         {
             return Err(refusal("the name is not of the form plugin.Type".to_owned()));
         }
@@ -109,9 +111,8 @@ pub(super) fn requirements(manifest: &Manifest) -> Result<Vec<Dependency>, Refus
 
 /// What it asks to be allowed.
 pub(super) fn capabilities(manifest: &Manifest) -> Result<BTreeSet<Capability>, Refusal> {
-    let known = |word: &String| {
-        Capability::from_word(word).ok_or_else(|| Refusal::UnknownCapability { word: shorten(word) })
-    };
+    let known =
+        |word: &String| Capability::from_word(word).ok_or_else(|| Refusal::UnknownCapability { word: shorten(word) });
     manifest.capabilities.iter().map(known).collect()
 }
 

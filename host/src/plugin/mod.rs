@@ -17,8 +17,10 @@ mod needed;
 mod refusal;
 mod retire;
 mod sealed;
+mod source;
 mod store;
 mod target;
+mod trust;
 
 pub use boundary::{CallHost, FAILURE_MESSAGE_BYTES_MAX, LOG_LINE_BYTES_MAX};
 pub use digest::{Digest, ParseDigestError};
@@ -29,7 +31,9 @@ pub use loader::{LoadError, load};
 pub use manifest::NAME_BYTES_MAX;
 pub use refusal::Refusal;
 pub use retire::{PinReason, Pinned, Retired, retire};
-pub use store::{FILE_BYTES_LIMIT, FetchError, KeepError, StageError, Staged, Store, stage};
+pub use source::Source;
+pub use store::{FILE_BYTES_LIMIT, FetchError, KeepError, StageError, Staged, Store, stage, stage_from_source};
+pub use trust::{Denial, KeyId, Ownership, Policy, Provenance, SignedBy};
 
 #[cfg(test)]
 mod tests;

@@ -34,7 +34,8 @@ pub(super) enum Searched {
 pub(super) fn describe(library: &SharedLibrary<'_>, find: bool) -> Result<(Library, Searched), Refusal> {
     let names = library.needed()?;
     let runpath = library.runpath()?;
-    let (places, searched) = if find { places(&names, runpath) } else { (vec![None; names.len()], Searched::SomePlaces) };
+    let (places, searched) =
+        if find { places(&names, runpath) } else { (vec![None; names.len()], Searched::SomePlaces) };
     let needed = names.iter().map(|name| String::from_utf8_lossy(name).into_owned()).zip(places).collect();
     let facts = Library {
         needed,

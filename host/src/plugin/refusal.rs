@@ -106,7 +106,9 @@ pub enum Refusal {
         found: String,
     },
     /// Built for another system, though for this machine.
-    #[error("the plugin is built for the target {found}, the host is of {host}: `cargo build --release --target {host}`")]
+    #[error(
+        "the plugin is built for the target {found}, the host is of {host}: `cargo build --release --target {host}`"
+    )]
     WrongTarget {
         /// The target triple in its manifest.
         found: String,
@@ -122,7 +124,9 @@ pub enum Refusal {
         problem: String,
     },
     /// What it says it needs cannot be understood.
-    #[error("the plugin requires `{behavior}` = `{version}`, which is not a range of versions ({problem}): correct `requires` in `plugin!`")]
+    #[error(
+        "the plugin requires `{behavior}` = `{version}`, which is not a range of versions ({problem}): correct `requires` in `plugin!`"
+    )]
     BadRequirement {
         /// The behaviour.
         behavior: String,
@@ -132,7 +136,10 @@ pub enum Refusal {
         problem: String,
     },
     /// It asks for something that this host does not know.
-    #[error("the plugin asks for the capability `{word}`, which this host does not know (it knows {}): remove it from `plugin!`, or upgrade the host", known_capabilities())]
+    #[error(
+        "the plugin asks for the capability `{word}`, which this host does not know (it knows {}): remove it from `plugin!`, or upgrade the host",
+        known_capabilities()
+    )]
     UnknownCapability {
         /// The word in its manifest.
         word: String,

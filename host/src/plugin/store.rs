@@ -12,9 +12,11 @@ use std::{
     sync::Mutex,
 };
 
-use rustix::fs::OFlags;
-
-use super::{digest::Digest, sealed::SealedFile};
+use super::{
+    digest::Digest,
+    sealed::SealedFile,
+    source::{self, Source},
+};
 
 /// The largest plugin file that is ever taken in or read back, in bytes, whatever the configuration allows.
 pub const FILE_BYTES_LIMIT: u64 = 1 << 30;
@@ -116,20 +118,26 @@ pub enum StageError {
 ///
 /// See [`StageError`]. Never waits for a pipe or a device.
 pub fn stage(path: &Path, bytes_max: u64) -> Result<Staged, StageError> {
-    let bytes = read_file(path, bytes_max.min(FILE_BYTES_LIMIT))?;
-    Staged::seal(&bytes, path).map_err(|source| StageError::Seal { path: path.to_path_buf(), source })
+    stage_from_source(path, bytes_max).map(|(staged, _)| staged)
+}
+
+/// Does what [`stage`] does, and tells what is known of where the file comes from.
+///
+/// # Errors
+///
+/// See [`StageError`].
+pub fn stage_from_source(path: &Path, bytes_max: u64) -> Result<(Staged, Source), StageError> {
+    let (bytes, source) = read_file(path, bytes_max.min(FILE_BYTES_LIMIT))?;
+    match Staged::seal(&bytes, path) {
+        Ok(staged) => Ok((staged, source)),
+        Err(source) => Err(StageError::Seal { path: path.to_path_buf(), source }),
+    }
 }
 
 /// Reads a regular file of at most `bytes_max` bytes through one descriptor.
-fn read_file(path: &Path, bytes_max: u64) -> Result<Vec<u8>, StageError> {
+fn read_file(path: &Path, bytes_max: u64) -> Result<(Vec<u8>, Source), StageError> {
     let owned = || path.to_path_buf();
-    // Without O_NONBLOCK, opening a pipe would wait for somebody to write to it.
-    let flags = OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let file = File::options()
-        .read(true)
-        .custom_flags(flags.bits().cast_signed())
-        .open(path)
-        .map_err(|source| StageError::Open { path: owned(), source })?;
+    let (file, provenance) = source::open(path).map_err(|source| StageError::Open { path: owned(), source })?;
     let metadata = file.metadata().map_err(|source| StageError::Read { path: owned(), source })?;
     if !metadata.is_file() {
         return Err(StageError::NotAFile { path: owned(), kind: kind_of(metadata.file_type()) });
@@ -140,7 +148,7 @@ fn read_file(path: &Path, bytes_max: u64) -> Result<Vec<u8>, StageError> {
     if bytes.len() as u64 > bytes_max {
         return Err(StageError::TooLarge { path: owned(), bytes_max });
     }
-    Ok(bytes)
+    Ok((bytes, provenance))
 }
 
 fn kind_of(file_type: fs::FileType) -> &'static str {
@@ -228,7 +236,7 @@ impl Store {
         // A thread that panicked here left at most a temporary file, which the next one overwrites.
         let _alone = self.publishing.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let path = self.path(staged.digest);
-        let is_whole = |bytes: Vec<u8>| Digest::of(&bytes) == staged.digest;
+        let is_whole = |(bytes, _): (Vec<u8>, Source)| Digest::of(&bytes) == staged.digest;
         if read_file(&path, staged.length()).is_ok_and(is_whole) {
             return Ok(());
         }

@@ -7,6 +7,7 @@ use std::{
 };
 
 use crossbeam_channel::{Receiver, Sender, bounded};
+use theseus_abi::Capability;
 use theseus_value::{ObjectId, Value};
 
 use super::{
@@ -137,7 +138,7 @@ impl Runtime {
         let incarnation = Incarnation(resume.incarnation.0 + 1);
         exec::begin(&identity, &resume, incarnation, "theseus.start", &start_note(&resume, incarnation), None)
             .map_err(OpenError::Record)?;
-        let plugins = load_plugins(&store, &resume)?;
+        let plugins = load_plugins(&store, &resume, &config.plugins.capabilities)?;
         let (orders, order_queue) = bounded(QUEUE_MAX);
         let upgrades = orders.clone();
         let engine = Arc::new(Engine::start(Start {
@@ -160,6 +161,7 @@ impl Runtime {
                 store,
                 retirement: Retirement::start(),
                 settings: config.plugins.clone(),
+                keys: home.trust(),
             },
             identity: identity.id(),
             incarnation,
@@ -461,14 +463,16 @@ pub(super) fn place(home: &Home, config: &Config) -> Place {
 }
 
 /// Loads the generations that the last record says are in force.
-fn load_plugins(store: &Store, resume: &Resume) -> Result<PluginSet, OpenError> {
+fn load_plugins(store: &Store, resume: &Resume, granted: &[Capability]) -> Result<PluginSet, OpenError> {
     let mut generations = Vec::new();
     for (name, digest) in resume.generations.iter() {
         let fail =
             |problem: &dyn std::fmt::Display| OpenError::Plugin { plugin: name.clone(), problem: problem.to_string() };
         let staged = store.fetch(Digest::from_bytes(*digest)).map_err(|error| fail(&error))?;
         let bytes = staged.read().map_err(|error| fail(&error))?;
-        let inspection = plugin::inspect(&bytes).map_err(|error| fail(&error))?;
+        let mut inspection = plugin::inspect(&bytes).map_err(|error| fail(&error))?;
+        // It was granted what it asks for when it was swapped in. If the settings have become stricter, it works without.
+        inspection.capabilities.retain(|capability| granted.contains(capability));
         generations.push(Arc::new(plugin::load(staged, inspection).map_err(|error| fail(&error))?));
     }
     PluginSet::default()

@@ -287,9 +287,11 @@ fn swap_view(swapped: &Swapped) -> SwapView {
 
 fn swap_error(failure: &SwapError) -> ActionError {
     match failure {
-        SwapError::Stage(_) | SwapError::Inspect { .. } | SwapError::Load { .. } | SwapError::SelfTest { .. } => {
-            views::error(codes::PLUGIN_REFUSED, failure.to_string())
-        }
+        SwapError::Stage(_)
+        | SwapError::Inspect { .. }
+        | SwapError::Denied { .. }
+        | SwapError::Load { .. }
+        | SwapError::SelfTest { .. } => views::error(codes::PLUGIN_REFUSED, failure.to_string()),
         SwapError::Plan { .. } | SwapError::Irreversible { .. } => {
             views::error(codes::PLAN_REFUSED, failure.to_string())
         }

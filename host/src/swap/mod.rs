@@ -26,7 +26,7 @@ use crate::{
     config,
     exec::{Admit, Command, Doing, Done, Engine, Refusal},
     identity::Census,
-    plugin::{self, Generation, Inspection, KeepError, LoadError, StageError, Staged, Store},
+    plugin::{self, Generation, Inspection, KeepError, LoadError, Policy, StageError, Staged, Store},
 };
 
 /// Under which a swap stands in the history.
@@ -54,6 +54,14 @@ pub enum SwapError {
         path: PathBuf,
         /// Why.
         refusal: plugin::Refusal,
+    },
+    /// The settings do not allow it. None of its code has run.
+    #[error("{}: {denial}", path.display())]
+    Denied {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        denial: plugin::Denial,
     },
     /// The plugins do not fit what is in force.
     #[error("{}", list(problems))]
@@ -127,17 +135,18 @@ pub struct Swapped {
 /// # Errors
 ///
 /// If one of them is not acceptable.
-fn examine(paths: &[PathBuf], bytes_max: u64) -> Result<Vec<Candidate>, SwapError> {
-    paths.iter().map(|path| examine_one(path, bytes_max)).collect()
+fn examine(paths: &[PathBuf], policy: Policy<'_>) -> Result<Vec<Candidate>, SwapError> {
+    paths.iter().map(|path| examine_one(path, policy)).collect()
 }
 
-fn examine_one(path: &Path, bytes_max: u64) -> Result<Candidate, SwapError> {
-    let staged = plugin::stage(path, bytes_max)?;
+fn examine_one(path: &Path, policy: Policy<'_>) -> Result<Candidate, SwapError> {
+    let (staged, source) = plugin::stage_from_source(path, policy.settings.file_bytes_max)?;
     let bytes = staged.read().map_err(|source| StageError::Read { path: path.to_owned(), source })?;
-    match plugin::inspect(&bytes) {
-        Ok(inspection) => Ok(Candidate { path: path.to_owned(), inspection, staged }),
-        Err(refusal) => Err(SwapError::Inspect { path: path.to_owned(), refusal }),
-    }
+    let inspection =
+        plugin::inspect(&bytes).map_err(|refusal| SwapError::Inspect { path: path.to_owned(), refusal })?;
+    let permitted = policy.provenance(&source, &bytes).and_then(|source| policy.permit(&source, &inspection));
+    permitted.map_err(|denial| SwapError::Denied { path: path.to_owned(), denial })?;
+    Ok(Candidate { path: path.to_owned(), inspection, staged })
 }
 
 /// What swaps work with.
@@ -150,16 +159,22 @@ pub struct Swapper {
     pub retirement: Retirement,
     /// The settings for plugins.
     pub settings: config::Plugins,
+    /// The folder with the keys whose signatures are trusted.
+    pub keys: PathBuf,
 }
 
 impl Swapper {
+    fn policy(&self) -> Policy<'_> {
+        Policy { settings: &self.settings, keys: &self.keys }
+    }
+
     /// What a swap of these files would change, as of now. Changes nothing.
     ///
     /// # Errors
     ///
     /// If a file is not acceptable, or if the executor does not answer.
     pub fn foresee(&self, paths: &[PathBuf]) -> Result<Plan, SwapError> {
-        let candidates = examine(paths, self.settings.file_bytes_max)?;
+        let candidates = examine(paths, self.policy())?;
         Ok(self.plan(&candidates)?)
     }
 
@@ -183,7 +198,7 @@ impl Swapper {
             stages_us.insert(name.to_owned(), clock.elapsed().as_micros() as u64);
             clock = Instant::now();
         };
-        let mut candidates = examine(paths, self.settings.file_bytes_max)?;
+        let mut candidates = examine(paths, self.policy())?;
         stage("inspect");
         let foreseen = self.plan(&candidates)?;
         if !foreseen.problems.is_empty() {
