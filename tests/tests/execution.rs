@@ -497,7 +497,7 @@ fn names_are_unique_and_follow_rules_whoever_gives_them() {
     let (_home, _host, mut client) = with_troublemaker();
     two_troublemakers(&mut client);
     client.post("/v1/objects/one/claim", &json!(["two"])).problem(409, "name_taken");
-    for wrong in ["", "12", "a\nb"] {
+    for wrong in ["", "12", "a\nb", "..", "\u{202e}olleh"] {
         client.post("/v1/objects/one/claim", &json!([wrong])).problem(422, "bad_arguments");
         client.post("/v1/objects", &json!({ "derive": "one", "name": wrong })).problem(422, "bad_arguments");
     }

@@ -464,12 +464,20 @@ fn check_name(name: &str) -> Result<(), Failure> {
         format!("a name has 1 to {NAME_BYTES_MAX} bytes")
     } else if name.bytes().all(|byte| byte.is_ascii_digit()) {
         "a name of digits alone would be taken for an id".to_owned()
-    } else if name.chars().any(char::is_control) {
+    } else if name == "." || name == ".." {
+        "many clients would leave it out of a path".to_owned()
+    } else if name.chars().any(|character| character.is_control() || is_reordering(character)) {
         "a name has no control characters".to_owned()
     } else {
         return Ok(());
     };
     Err(Failure::new(FailureCode::BAD_ARGUMENTS, format!("`{}` cannot be a name: {problem}", name.escape_debug())))
+}
+
+/// Whether a character changes the direction of those around it (Unicode Standard Annex 9): what is shown would not be what is
+/// there.
+fn is_reordering(character: char) -> bool {
+    matches!(character, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 fn too_much(what: &str) -> Failure {

@@ -67,13 +67,13 @@ const MEANINGS: &[Meaning] = meanings! {
     own_codes::BODY_TOO_LARGE => PAYLOAD_TOO_LARGE, "The body is too large";
     "bad_arguments" => UNPROCESSABLE_ENTITY, "The arguments do not fit the method";
     "bad_slots" => UNPROCESSABLE_ENTITY, "The slots do not fit the behavior";
-    "bad_encoding" => UNPROCESSABLE_ENTITY, "Badly encoded";
     codes::REQUEST_ID_REUSED => UNPROCESSABLE_ENTITY, "The request id was used for another request";
     codes::PLUGIN_REFUSED => UNPROCESSABLE_ENTITY, "The plugin is not acceptable";
     "limit_exceeded" => UNPROCESSABLE_ENTITY, "A limit was exceeded";
     "too_deep" => UNPROCESSABLE_ENTITY, "Messages are nested too deeply";
     codes::OVERLOADED => TOO_MANY_REQUESTS, "The host has too much to do";
     "panicked" => INTERNAL_SERVER_ERROR, "The plugin panicked";
+    "bad_encoding" => INTERNAL_SERVER_ERROR, "The plugin's bytes are not a value";
     "stale_context" => INTERNAL_SERVER_ERROR, "The plugin used a context outside its call";
     "unsupported" => INTERNAL_SERVER_ERROR, "The plugin asked for what this host does not have";
     "storage" => INTERNAL_SERVER_ERROR, "The storage failed while an object was read";
@@ -198,12 +198,12 @@ mod tests {
     fn statuses_are_those_of_the_contract() {
         let contract = [
             (404, &["no_such_object", "no_such_method", "no_such_behavior", "no_such_transaction"][..]),
-            (422, &["bad_arguments", "bad_slots", "bad_encoding", "request_id_reused", "plugin_refused"]),
+            (422, &["bad_arguments", "bad_slots", "request_id_reused", "plugin_refused"]),
             (422, &["limit_exceeded", "too_deep"]),
             (400, &["bad_request"]),
             (405, &["read_only"]),
             (409, &["refused", "name_taken", "ambiguous", "reentrant", "plan_refused", "no_migration"]),
-            (500, &["panicked", "stale_context", "storage", "identity_damaged", "a_code_of_tomorrow"]),
+            (500, &["panicked", "bad_encoding", "stale_context", "storage", "identity_damaged", "a_code_of_tomorrow"]),
             (429, &["overloaded"]),
             (503, &["stopping", "storage_failed"]),
             (507, &["storage_full"]),

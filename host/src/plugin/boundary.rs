@@ -209,7 +209,7 @@ fn check_arguments(bytes: &[u8]) -> Result<(), Failure> {
 fn bad_encoding(what: &str, form: &str, error: &dyn std::fmt::Display) -> Failure {
     Failure::new(
         FailureCode::BAD_ENCODING,
-        format!("the {what} that the plugin gave are not {form} in deterministic CBOR: {error}"),
+        format!("what the plugin gave as {what} is not {form} in deterministic CBOR: {error}"),
     )
 }
 
