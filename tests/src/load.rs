@@ -45,14 +45,25 @@ struct Target {
     /// Where the host is; a lock because a test moves it when it starts another host.
     address: Mutex<SocketAddr>,
     object: String,
+    /// How long a client rests after each answer.
+    rest: Duration,
     end: AtomicBool,
 }
 
 impl Load {
     /// Starts the clients.
     pub fn start(address: SocketAddr, object: &str, clients: usize) -> Load {
-        let target = Target { address: Mutex::new(address), object: object.to_owned(), end: AtomicBool::new(false) };
-        let target = Arc::new(target);
+        Load::with_rest(address, object, clients, Duration::ZERO)
+    }
+
+    /// Starts one client that rests after each answer, so that a long test does not wait for the load.
+    pub fn gentle(address: SocketAddr, object: &str) -> Load {
+        Load::with_rest(address, object, 1, Duration::from_millis(2))
+    }
+
+    fn with_rest(address: SocketAddr, object: &str, clients: usize, rest: Duration) -> Load {
+        let (address, object) = (Mutex::new(address), object.to_owned());
+        let target = Arc::new(Target { address, object, rest, end: AtomicBool::new(false) });
         let work = |client| {
             let target = target.clone();
             thread::spawn(move || target.work(client))
@@ -127,6 +138,7 @@ impl Target {
                 thread::sleep(RETRY);
             }
             report.longest = report.longest.max(first.elapsed());
+            thread::sleep(self.rest);
         }
         report
     }

@@ -56,6 +56,11 @@ impl Watched {
         Client::tcp(self.address)
     }
 
+    /// The process id of the watchdog.
+    pub fn pid(&self) -> u32 {
+        self.watchdog.pid()
+    }
+
     /// The process id of the host, if one runs.
     pub fn host(&self) -> Option<u32> {
         process::children(self.watchdog.pid(), "theseus").first().copied()

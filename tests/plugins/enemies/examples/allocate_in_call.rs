@@ -15,7 +15,7 @@ impl Enemy {
     pub fn strike(&mut self) -> i64 {
         let mut hoard = Vec::new();
         loop {
-            hoard.push(vec![1_u8; 16 << 20]);
+            hoard.push(Vec::<u8>::with_capacity(16 << 20));
             std::hint::black_box(&hoard);
         }
     }

@@ -9,7 +9,7 @@ use by_hand::*;
 extern "C" fn init(_: HostTableRef) -> Outcome {
     let mut hoard = Vec::new();
     loop {
-        hoard.push(vec![1_u8; 16 << 20]);
+        hoard.push(Vec::<u8>::with_capacity(16 << 20));
         std::hint::black_box(&hoard);
     }
 }

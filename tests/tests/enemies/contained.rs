@@ -1,0 +1,105 @@
+//! Enemies whose message fails alone, or that do nothing but what they may.
+
+use theseus_tests::json;
+
+use crate::{
+    arena::{Arena, STRIKE},
+    table::{Case, fight},
+};
+
+pub(crate) const CASES: &[Case] = &[
+    Case { plugin: "panic_in_call", run: panic_in_call },
+    Case { plugin: "panic_with_a_bomb", run: panic_with_a_bomb },
+    Case { plugin: "endless_sends", run: endless_sends },
+    Case { plugin: "write_without_end", run: write_without_end },
+    Case { plugin: "garbage", run: garbage },
+    Case { plugin: "garbage_from_construct", run: garbage_from_construct },
+    Case { plugin: "kept_context", run: kept_context },
+    Case { plugin: "odd_names", run: odd_names },
+    Case { plugin: "print_in_call", run: print_in_call },
+    Case { plugin: "log_without_end", run: log_without_end },
+    Case { plugin: "upgrade_storm", run: upgrade_storm },
+];
+
+#[test]
+fn a_message_that_goes_wrong_fails_alone() {
+    let mut arena = Arena::new("[execution]\nwrite_bytes_per_transaction_max = 2_000_000\n");
+    fight(&mut arena, CASES);
+    arena.close();
+}
+
+fn panic_in_call(arena: &mut Arena) -> String {
+    arena.admit("panic_in_call");
+    arena.fails(STRIKE, 500, "panicked") + &arena.fails("look", 500, "panicked")
+}
+
+fn panic_with_a_bomb(arena: &mut Arena) -> String {
+    arena.admit("panic_with_a_bomb");
+    arena.fails(STRIKE, 500, "panicked")
+}
+
+fn endless_sends(arena: &mut Arena) -> String {
+    arena.admit("endless_sends");
+    let before = arena.client.get("/v1/status").ok()["objects"].clone();
+    let shown = arena.fails(STRIKE, 422, "too_deep");
+    assert_eq!(arena.client.get("/v1/status").ok()["objects"], before, "no object is left of it");
+    shown
+}
+
+fn write_without_end(arena: &mut Arena) -> String {
+    arena.admit("write_without_end");
+    ["strike", "churn", "claim", "boast"].map(|method| arena.fails(method, 422, "limit_exceeded")).concat()
+}
+
+fn garbage(arena: &mut Arena) -> String {
+    arena.admit("garbage");
+    arena.fails(STRIKE, 500, "bad_encoding") + &arena.fails("look", 500, "bad_encoding")
+}
+
+fn garbage_from_construct(arena: &mut Arena) -> String {
+    arena.admit("garbage_from_construct");
+    let problem = arena.client.post("/v1/objects", &json!({ "behavior": "enemy.Enemy" })).problem(500, "bad_encoding");
+    format!("HTTP 500 bad_encoding: {}", problem["detail"].as_str().unwrap())
+}
+
+fn kept_context(arena: &mut Arena) -> String {
+    arena.admit("kept_context");
+    assert_eq!(arena.send(STRIKE).ok()["result"], 1);
+    arena.fails("look", 500, "stale_context")
+}
+
+fn odd_names(arena: &mut Arena) -> String {
+    arena.admit("odd_names");
+    let taken = arena.send(STRIKE).ok()["result"].clone();
+    // Whatever is a name can be used as one.
+    for name in taken.as_array().unwrap() {
+        assert_eq!(arena.home.json(&["get", name.as_str().unwrap()])["behavior"], "enemy.Enemy");
+    }
+    taken.to_string()
+}
+
+fn print_in_call(arena: &mut Arena) -> String {
+    arena.admit("print_in_call");
+    let before = arena.log().len();
+    assert_eq!(arena.send(STRIKE).ok()["result"], 0);
+    arena.logged(before, "line 9999 of")
+}
+
+fn log_without_end(arena: &mut Arena) -> String {
+    arena.admit("log_without_end");
+    let before = arena.log().len();
+    arena.send(STRIKE).ok();
+    let said = arena.logged(before, "were dropped");
+    let lines = arena.log()[before..].lines().count();
+    assert!(lines < 100_000, "{lines} lines were written");
+    said
+}
+
+fn upgrade_storm(arena: &mut Arena) -> String {
+    arena.admit("upgrade_storm");
+    let before = arena.log().len();
+    for _ in 0..300 {
+        arena.send(STRIKE).ok();
+    }
+    arena.logged(before, "requested an upgrade")
+}

@@ -1,0 +1,72 @@
+//! Enemies that hold on: what becomes of them when they are replaced.
+
+use theseus_tests::{Json, json, process};
+
+use crate::{
+    arena::{Arena, STRIKE},
+    table::{Case, fight},
+};
+
+pub(crate) const CASES: &[Case] = &[
+    Case { plugin: "own_allocator", run: own_allocator },
+    Case { plugin: "backtraces", run: backtraces },
+    Case { plugin: "panic_in_retire", run: |arena| pinned(arena, "panic_in_retire") },
+];
+
+/// What the host says when it has unmapped an enemy.
+const UNLOADED: &str = "enemy 1.0.0 is unloaded";
+
+#[test]
+fn what_holds_on_is_unloaded_or_pinned_with_a_reason() {
+    let mut arena = Arena::new("");
+    fight(&mut arena, CASES);
+    arena.close();
+}
+
+/// Uses an enemy on all kinds of threads, and replaces it; gives how long the log was before.
+fn use_and_replace(arena: &mut Arena, name: &str) -> usize {
+    arena.admit(name);
+    for _ in 0..4 {
+        arena.send(STRIKE).ok();
+        arena.send("look");
+    }
+    // What it replaced itself is gone before.
+    arena.pinned();
+    let before = arena.log().len();
+    arena.relieve();
+    before
+}
+
+/// It is unmapped; what the host says to that.
+fn unloaded(arena: &mut Arena, name: &str) -> String {
+    let known = arena.pinned().len();
+    let before = use_and_replace(arena, name);
+    assert_eq!(arena.pinned().len(), known, "`{name}` is not unloaded");
+    let loaded = arena.plugins("active").len() + known;
+    assert_eq!(process::plugin_images(arena.host()), loaded, "`{name}` is still mapped");
+    arena.logged(before, UNLOADED)
+}
+
+/// It stays, with a reason that the host gives.
+fn pinned(arena: &mut Arena, name: &str) -> String {
+    let known = arena.pinned();
+    use_and_replace(arena, name);
+    let pinned: Vec<Json> = arena.pinned().into_iter().filter(|plugin| !known.contains(plugin)).collect();
+    assert_eq!(pinned.len(), 1, "`{name}`: {pinned:?}");
+    arena.home.run(&["plugins"])
+}
+
+fn own_allocator(arena: &mut Arena) -> String {
+    arena.admit("own_allocator");
+    let text = arena.client.call("enemy", STRIKE, &json!([false]));
+    assert_eq!(text.as_str().unwrap().len(), 40_000);
+    let failed = arena.client.post("/v1/objects/enemy/strike", &json!([true])).problem(409, "refused");
+    assert!(failed["detail"].as_str().unwrap().starts_with("minemine"));
+    unloaded(arena, "own_allocator")
+}
+
+/// It is unmapped as a library, but its file is still mapped as data, so the mappings are not looked at.
+fn backtraces(arena: &mut Arena) -> String {
+    let before = use_and_replace(arena, "backtraces");
+    arena.logged(before, UNLOADED)
+}
