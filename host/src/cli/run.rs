@@ -29,6 +29,9 @@ const HTTP_THREADS: usize = 2;
 
 /// Runs the host until it is told to stop, and ends in order.
 pub(crate) fn run(home: &Home) -> Result<(), Fault> {
+    // A plugin may change the working directory.
+    let home = std::path::absolute(home.path()).map_err(cannot("the home's folder cannot be found"))?;
+    let home = &Home::new(home);
     let config = Config::load(home).map_err(|error| Fault::failed("bad_settings", error.to_string()))?;
     start_log(&config.log);
     let _exit = exit::guard().map_err(cannot("its end cannot be watched"))?;

@@ -4,8 +4,8 @@ use std::{fs, net::SocketAddr, path::Path};
 
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use theseus_tests::{
-    Client, Home, Host, Json, Watched, artifacts, fixtures, host::log_file, http::Response, json, load::Load, process,
-    until_some,
+    Client, Home, Host, Json, Watched, artifacts, fixtures, home::plain_command, host::log_file, http::Response, json,
+    load::Load, process, until_some,
 };
 
 /// The method of an enemy that does what it is there for.
@@ -37,7 +37,11 @@ impl Arena {
     /// A host with these settings, which has to live through it all.
     pub(crate) fn new(settings: &str) -> Arena {
         let home = Home::with_settings(settings);
-        let host = Host::start(&home);
+        // By a path that would lead elsewhere from any other folder.
+        let host = Host::start_with(&home, |command| {
+            *command = plain_command();
+            command.current_dir(home.path()).args(["--home", ".", "run"]);
+        });
         let address = host.address();
         Arena::begin(home, address, Server::Alone(host), 1)
     }

@@ -18,6 +18,7 @@ pub(crate) const CASES: &[Case] = &[
     Case { plugin: "odd_names", run: odd_names },
     Case { plugin: "print_in_call", run: print_in_call },
     Case { plugin: "log_without_end", run: log_without_end },
+    Case { plugin: "wander", run: wander },
     Case { plugin: "upgrade_storm", run: upgrade_storm },
 ];
 
@@ -102,4 +103,12 @@ fn upgrade_storm(arena: &mut Arena) -> String {
         arena.send(STRIKE).ok();
     }
     arena.logged(before, "requested an upgrade")
+}
+
+fn wander(arena: &mut Arena) -> String {
+    arena.admit("wander");
+    let shown = arena.send(STRIKE).ok()["result"].to_string();
+    // What the host opens from now on, it finds.
+    arena.home.swap(&[&theseus_tests::artifacts::plugin("ledger")]);
+    shown
 }

@@ -105,6 +105,7 @@ macro_rules! plugin_by_hand {
                 version: env!("CARGO_PKG_VERSION"),
                 behaviors: &[kit::BehaviorFacts { name: "enemy.Enemy", schema: $schema, reads: READS, writes: &[] }],
                 unwinds: true,
+                requires: &[],
                 capabilities: &[],
             };
             const LENGTH: usize = kit::manifest::<0>(&FACTS).1;
