@@ -128,6 +128,11 @@ section! {
         /// What plugins may do if they ask for it: "request_upgrade" (ask the host to upgrade itself), "threads" (keep threads of
         /// their own).
         capabilities: Vec<Capability> = vec![Capability::RequestUpgrade], None;
+        /// How many objects one step of the migration in the background looks at.
+        migration_objects_max: usize = 64, Some(1);
+        /// How long one step of the migration in the background may keep commands waiting, in microseconds. An object that has
+        /// been begun is finished.
+        migration_step_us_max: u64 = 500, Some(1);
     }
 }
 

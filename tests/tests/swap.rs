@@ -109,7 +109,10 @@ fn objects_migrate_when_they_are_touched() {
     let plan = home.json(&["plan", v2.to_str().unwrap()]);
     assert_eq!((&plan["kind"], &plan["reasons"]), (&json!("swap"), &json!([])));
     let planned = &plan["plugins"][0];
-    assert_eq!(planned["migrations"], json!([{ "behavior": "counter.Counter", "from": 1, "to": 2, "objects": 3 }]));
+    assert_eq!(
+        planned["migrations"],
+        json!([{ "behavior": "counter.Counter", "from": 1, "to": 2, "objects": 3, "by": "plugin" }])
+    );
     assert_eq!(planned["reversible"], true);
     let tid = client.tid();
     let swapped = home.swap(&[&v2]);

@@ -53,7 +53,26 @@ pub(super) fn plugins(plugins: &Json) -> String {
             state,
         ]
     });
-    table(["PLUGIN", "VERSION", "DIGEST", "BEHAVIORS", "STATE"], rows)
+    let migrations: Vec<&Json> = items(plugins).flat_map(|plugin| items(&plugin["migrations"])).collect();
+    table(["PLUGIN", "VERSION", "DIGEST", "BEHAVIORS", "STATE"], rows) + &progress_of(&migrations)
+}
+
+/// Objects that have not migrated as yet.
+fn progress_of(migrations: &[&Json]) -> String {
+    let mut out = String::new();
+    for migration in migrations {
+        let (behavior, left) = (plain(&migration["behavior"]), &migration["left"]);
+        let (from, to) = (&migration["from"], &migration["to"]);
+        _ = write!(out, "{behavior}: schema {from} -> {to}, {} objects migrated, {left} left", migration["done"]);
+        match migration["failed"].as_u64() {
+            Some(failed) if failed > 0 => _ = writeln!(out, ", {failed} failed:"),
+            _ => out.push('\n'),
+        }
+        for failure in items(&migration["failures"]) {
+            _ = writeln!(out, "  object {}: {}", failure["object"], plain(&failure["error"]));
+        }
+    }
+    out
 }
 
 pub(super) fn names(names: &Json) -> String {
@@ -118,6 +137,10 @@ pub(super) fn plan(plan: &Json) -> String {
 pub(super) fn swap(swap: &Json) -> String {
     let Some(tid) = swap["tid"].as_u64() else { return "nothing to do: everything is in force\n".into() };
     let mut out = planned(&swap["plugins"]);
+    out.push_str(&progress_of(&items(&swap["left"]).collect::<Vec<_>>()));
+    if let Some(problem) = swap["unfinished"].as_str() {
+        _ = writeln!(out, "the migration goes on in the background: {problem}");
+    }
     _ = write!(out, "in force since transaction {tid}; nothing ran for {} us", swap["pause_us"]);
     let stages = swap["stages_us"].as_object().into_iter().flatten();
     let stages: Vec<_> = stages.map(|(stage, time)| format!("{stage} {time} us")).collect();
@@ -139,7 +162,13 @@ fn planned(plugins: &Json) -> String {
         _ = writeln!(out, "{} {}: {from} -> {to}", plain(&plugin["name"]), plain(&plugin["version"]));
         for migration in items(&plugin["migrations"]) {
             let (behavior, objects) = (plain(&migration["behavior"]), &migration["objects"]);
-            _ = writeln!(out, "  {behavior}: schema {} -> {}, {objects} objects", migration["from"], migration["to"]);
+            let by = match migration["by"].as_str() {
+                Some("fallback") => ", by the plugin in force now, which stays loaded for that",
+                Some("present") => ", which the plugin in force has to migrate before it is replaced",
+                _ => "",
+            };
+            let (from, to) = (&migration["from"], &migration["to"]);
+            _ = writeln!(out, "  {behavior}: schema {from} -> {to}, {objects} objects{by}");
         }
         if plugin["reversible"] == false {
             out.push_str("  cannot be undone: the plugin in force could not take the objects back\n");

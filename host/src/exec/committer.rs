@@ -23,6 +23,8 @@ pub(super) struct Commit {
     pub answers: Vec<Answer>,
     /// How many objects there are after it.
     pub objects: u64,
+    /// The id that the next new object gets after it.
+    pub next_object: u64,
 }
 
 /// An answer that waits until its batch is durable.
@@ -88,7 +90,7 @@ pub(super) fn start(
         let tell = |answered, took| _ = ready.send(Ready { answered, took, since: Instant::now() });
         tell(0, Duration::ZERO);
         for commit in batches {
-            let Commit { batch, plugins, answers, objects } = commit;
+            let Commit { batch, plugins, answers, objects, next_object } = commit;
             let (epoch, started) = (batch.epoch, Instant::now());
             let count = batch.len() as u64;
             let result = if verdict.is_failed(epoch) {
@@ -105,6 +107,7 @@ pub(super) fn start(
                     }
                     committer.publish(durable);
                     vitals.objects.store(objects, Ordering::Relaxed);
+                    vitals.next_object.store(next_object, Ordering::Relaxed);
                     vitals.transactions.fetch_add(count, Ordering::Relaxed);
                     vitals.batches.fetch_add(u64::from(count > 0), Ordering::Relaxed);
                     Ok(durable)

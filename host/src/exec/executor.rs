@@ -3,6 +3,8 @@
 //! It hands over whenever the committer is ready, so a batch holds what was executed while the one before was made durable:
 //! one transaction when there is little to do, thousands when there is much.
 
+mod install;
+
 use std::{
     collections::VecDeque,
     sync::{
@@ -19,7 +21,7 @@ use theseus_abi::{Failure, FailureCode};
 use theseus_value::{ObjectId, Value, raw::Writer as ValueWriter};
 
 use super::{
-    Admit, Command, Doing, ObjectName, PluginSet, Queue, Refusal, Reply, Start, UpgradeSink, Vitals,
+    Command, Doing, ObjectName, PluginSet, Queue, Refusal, Reply, Start, UpgradeSink, Vitals,
     committer::{self, Answer, Commit, Ready, Verdict},
     host_object::{self, Remember},
     now_us, spawn, split_mix,
@@ -32,7 +34,7 @@ use crate::{
         CheckpointPlan, Committer, Draft, HOST_OBJECT, Identity, Outcome, Remembered, Tid, Writer, fingerprint,
         getrandom,
     },
-    plugin::{CallHost, Generation},
+    plugin::CallHost,
 };
 
 /// The note that ends an incarnation, and with it the executor.
@@ -82,6 +84,7 @@ pub(super) fn start(
         stopping: false,
     };
     vitals.objects.store(executor.writer.census().values().sum(), Ordering::Relaxed);
+    vitals.next_object.store(executor.writer.next_object(), Ordering::Relaxed);
     let (identity, checkpointer_vitals) = (start.identity.clone(), vitals.clone());
     vec![
         committer::start(committer, vitals.clone(), published.clone(), verdict, commits, ready_sender),
@@ -244,6 +247,7 @@ impl Executor {
             plugins: self.plugins.clone(),
             answers: std::mem::take(&mut self.answers),
             objects: self.writer.census().values().sum(),
+            next_object: self.writer.next_object(),
         };
         self.commits.send(commit).unwrap_or_else(|_| panic!("the committer outlives the executor"));
     }
@@ -332,9 +336,10 @@ impl Executor {
                 look(&self.plugins, self.writer.census());
                 Executed::Answered { tid: None, outcome: Arc::new(Outcome::Done([].into())) }
             }
-            Doing::Install { generations, admit, what, note, remember } => {
-                self.install(&generations, admit, what, &note, remember)
+            Doing::Install { what, generations, admit, note, remember } => {
+                self.install(what, &generations, admit, &note, remember)
             }
+            Doing::Migrate { objects, report } => self.migrate(&objects, report),
             Doing::Note { what, note, remember } => self.note(what, &note, remember),
             Doing::Create { .. } | Doing::Clone { .. } | Doing::Derive { .. } | Doing::Delete { .. } => {
                 self.edit(&doing, request_id)
@@ -484,44 +489,6 @@ impl Executor {
         };
         let note = particulars.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
         Ok((method, Value::Map(note).encode()))
-    }
-
-    /// Puts generations in force between two batches.
-    fn install(
-        &mut self,
-        generations: &[Arc<Generation>],
-        admit: Admit,
-        what: &'static str,
-        note: &[u8],
-        remember: Option<Remember>,
-    ) -> Executed {
-        let started = Instant::now();
-        let refused = |reason| Executed::Refused(Refusal::NotAdmitted { reason });
-        if let Err(reason) = admit(&self.plugins, self.writer.census()) {
-            return refused(reason);
-        }
-        let next = match self.plugins.with(generations) {
-            Ok(next) => Arc::new(next),
-            Err(conflict) => return refused(conflict.to_string()),
-        };
-        // A record names one set of generations: what was executed with the old one goes into a batch of its own.
-        if !self.answers.is_empty() {
-            if self.committer.is_none() {
-                self.committer = self.ready.recv().ok();
-            }
-            self.close_batch();
-        }
-        let before = std::mem::replace(&mut self.plugins, next);
-        match self.note(what, note, remember) {
-            Executed::Recorded { tid, outcome, .. } => {
-                self.superseded.push_back((tid, before));
-                Executed::Recorded { tid, outcome, pause_us: started.elapsed().as_micros() as u64 }
-            }
-            other => {
-                self.plugins = before;
-                other
-            }
-        }
     }
 
     /// Records what the host itself did, with what it remembers of it.

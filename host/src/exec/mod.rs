@@ -16,10 +16,12 @@ mod faults;
 mod host_object;
 mod plugins;
 mod queries;
+mod schemas;
 mod state;
 mod turn;
 
 use std::{
+    collections::BTreeMap,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -36,8 +38,9 @@ use theseus_value::ObjectId;
 pub use self::{
     faults::{Fault, Faults, Tally},
     host_object::{Moment, Remember, begin},
-    plugins::{BehaviorConflict, MethodKinds, PluginSet},
+    plugins::{BehaviorConflict, Behind, MethodKinds, PluginSet},
     queries::QueryWorker,
+    schemas::{Schemas, Way},
     state::State,
     turn::NAME_BYTES_MAX,
 };
@@ -105,18 +108,26 @@ pub enum Doing {
         /// Which.
         object: ObjectName,
     },
-    /// Puts generations in force: a swap.
+    /// Puts another set in force: a swap.
     Install {
-        /// The generations, at most one of each plugin.
-        generations: Vec<Arc<Generation>>,
-        /// Looks at the set in force and the objects there are, at the moment of the swap; in words why it may not be.
-        admit: Admit,
-        /// As what it stands in the history, such as `theseus.swap`.
+        /// Under which it stands in the history, such as `theseus.swap`.
         what: &'static str,
+        /// The generations that come into force, at most one of each plugin.
+        generations: Vec<Arc<Generation>>,
+        /// Looks at the set in force and the objects there are, at the moment of the swap.
+        admit: Admit,
         /// What the history says about it: an encoded map.
         note: Vec<u8>,
         /// What the host remembers of it.
         remember: Option<Remember>,
+    },
+    /// Brings objects into the schemas of the behaviours in force, as far as a step may go: one transaction, if there is
+    /// anything to do.
+    Migrate {
+        /// Which. Those that are there already, or not there any more, are passed over.
+        objects: Vec<ObjectId>,
+        /// Takes what came of them, before that is durable. Called on the executor, so it must be quick.
+        report: Box<dyn FnOnce(MigrationStep) + Send>,
     },
     /// Looks at the set in force and the objects there are, between two transactions. Leaves no trace.
     Look {
@@ -137,8 +148,21 @@ pub enum Doing {
 /// See [`Doing::Look`].
 pub type Look = Box<dyn FnOnce(&PluginSet, &Census) + Send>;
 
-/// See [`Doing::Install`].
-pub type Admit = Box<dyn FnOnce(&PluginSet, &Census) -> Result<(), String> + Send>;
+/// See [`Doing::Install`]. Answers all the fallbacks of the set that will be in force, or in words why it may not be.
+pub type Admit = Box<dyn FnOnce(&PluginSet, &Census) -> Result<Vec<Arc<Generation>>, String> + Send>;
+
+/// What a [`Doing::Migrate`] came to.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct MigrationStep {
+    /// How many of the objects were looked at, from the first on; the others are for another step.
+    pub examined: usize,
+    /// How many were brought up, by behaviour, from which schema version, to which.
+    pub migrated: BTreeMap<(Arc<str>, u32, u32), u64>,
+    /// The objects that are left as they were, and why.
+    pub failed: Vec<(ObjectId, Failure)>,
+    /// What has still another schema than its behaviour in force.
+    pub behind: Vec<Behind>,
+}
 
 /// Takes what came of a command or query. Called on a thread of the executor's, so it must be quick and not block.
 pub type Reply = Box<dyn FnOnce(Result<Done, Refusal>) + Send>;
@@ -210,6 +234,8 @@ pub struct Vitals {
     pub queries: AtomicU64,
     /// Objects as of the last batch handed to the committer.
     pub objects: AtomicU64,
+    /// The id that the next new object gets, as of the last durable batch.
+    pub next_object: AtomicU64,
 }
 
 impl Vitals {

@@ -5,7 +5,7 @@ use std::{
     thread::JoinHandle,
 };
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, Guard};
 use crossbeam_channel::TryRecvError;
 use theseus_abi::Failure;
 
@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     config::Execution,
-    identity::{Outcome, Reader},
+    identity::{Head, Outcome, Reader},
 };
 
 /// Something to be done on a query thread.
@@ -102,9 +102,7 @@ impl QueryWorker {
     }
 
     fn execute(&mut self, object: &ObjectName, method: &str, arguments: &[u8]) -> Result<Done, Failure> {
-        // In this order: the set is then at least as new as the state, and can read all of it.
-        let head = self.reader.identity().head();
-        let plugins = self.published.load();
+        let (head, plugins) = self.head_and_plugins();
         let mut snapshot = Snapshot { reader: &mut self.reader, head: head.tid };
         let given = (now_us(), split_mix(&mut self.seeds));
         let turn = Turn::new(&mut snapshot, &mut self.scratch, &plugins, &self.limits, given);
@@ -118,6 +116,20 @@ impl QueryWorker {
         let outcome = Arc::new(Outcome::Done(buffers.result.as_slice().into()));
         self.scratch.recycle(buffers);
         Ok(Done { tid: None, outcome, head, pause_us: 0 })
+    }
+
+    /// The last committed state, and the set that was put in force last before it or right after it, so that it can read all of it.
+    fn head_and_plugins(&self) -> (Head, Guard<Arc<PluginSet>>) {
+        let mut plugins = self.published.load();
+        loop {
+            // A set is shown before the head of the batch that it begins.
+            let head = self.reader.identity().head();
+            let after = self.published.load();
+            if Arc::ptr_eq(&plugins, &after) {
+                return (head, plugins);
+            }
+            plugins = after;
+        }
     }
 
     /// Ends the thread after what it is doing.

@@ -9,8 +9,8 @@ use serde_json::{Value as Json, json};
 use theseus_value::{ObjectId, Value, json::to_json};
 
 use crate::runtime::action::{
-    ActionError, Answer, AppliedView, Head, ObjectView, PlanKind, PlanView, PlannedPlugin, PluginState, PluginView,
-    StatusView, SwapView, Tid, TransactionView, VerifyReport,
+    ActionError, Answer, AppliedView, Head, MigratedBy, ObjectView, PlanKind, PlanView, PlannedMigration,
+    PlannedPlugin, PluginState, PluginView, ProgressView, StatusView, SwapView, Tid, TransactionView, VerifyReport,
 };
 
 /// The form of an answer, as one document.
@@ -137,6 +137,7 @@ fn status(view: &StatusView) -> Json {
 fn plugin(view: &PluginView) -> Json {
     let (state, reason) = match &view.state {
         PluginState::Active => ("active", None),
+        PluginState::Fallback => ("fallback", None),
         PluginState::Draining => ("draining", None),
         PluginState::Pinned { reason } => ("pinned", Some(reason)),
     };
@@ -147,6 +148,20 @@ fn plugin(view: &PluginView) -> Json {
         "state": state,
         "reason": reason,
         "behaviors": view.behaviors.iter().map(|(name, schema)| json!({ "name": name, "schema": schema }))
+            .collect::<Vec<_>>(),
+        "migrations": view.migrations.iter().map(progress).collect::<Vec<_>>(),
+    })
+}
+
+fn progress(view: &ProgressView) -> Json {
+    json!({
+        "behavior": view.behavior,
+        "from": view.from,
+        "to": view.to,
+        "left": view.left,
+        "done": view.done,
+        "failed": view.failed,
+        "failures": view.failures.iter().map(|(object, error)| json!({ "object": object.0, "error": error }))
             .collect::<Vec<_>>(),
     })
 }
@@ -162,9 +177,15 @@ fn plan(view: &PlanView) -> Json {
 }
 
 fn planned(plugin: &PlannedPlugin) -> Json {
-    let migrations = plugin.migrations.iter().map(
-        |(behavior, from, to, objects)| json!({ "behavior": behavior, "from": from, "to": to, "objects": objects }),
-    );
+    let migrations = plugin.migrations.iter().map(|migration| {
+        let by = match migration.by {
+            MigratedBy::Offered => "plugin",
+            MigratedBy::Fallback => "fallback",
+            MigratedBy::PresentFirst => "present",
+        };
+        let PlannedMigration { behavior, from, to, objects, .. } = migration;
+        json!({ "behavior": behavior, "from": from, "to": to, "objects": objects, "by": by })
+    });
     json!({
         "name": plugin.name,
         "from": plugin.from,
@@ -180,6 +201,8 @@ fn swap(view: &SwapView) -> Json {
         "tid": view.tid,
         "plugins": view.plugins.iter().map(planned).collect::<Vec<_>>(),
         "pause_us": view.pause_us,
+        "left": view.left.iter().map(progress).collect::<Vec<_>>(),
+        "unfinished": view.unfinished,
         "stages_us": view.stages_us,
     })
 }
@@ -209,7 +232,13 @@ mod tests {
             from: Some("aa".into()),
             to: "bb".into(),
             version: "2.0.0".into(),
-            migrations: vec![("counter.Counter".into(), 1, 2, 3)],
+            migrations: vec![PlannedMigration {
+                behavior: "counter.Counter".into(),
+                from: 1,
+                to: 2,
+                objects: 3,
+                by: MigratedBy::Offered,
+            }],
             reversible: false,
         }
     }
@@ -286,6 +315,15 @@ mod tests {
                 digest: "aa".into(),
                 state: PluginState::Pinned { reason: "a thread lives".into() },
                 behaviors: vec![("counter.Counter".into(), 1)],
+                migrations: vec![ProgressView {
+                    behavior: "counter.Counter".into(),
+                    from: 1,
+                    to: 2,
+                    left: 3,
+                    done: 4,
+                    failed: 1,
+                    failures: vec![(ObjectId(9), "panicked: no".into())],
+                }],
             }],
             update: None,
         };
@@ -298,6 +336,10 @@ mod tests {
             json!([{
                 "name": "counter", "version": "1.0.0", "digest": "aa", "state": "pinned", "reason": "a thread lives",
                 "behaviors": [{ "name": "counter.Counter", "schema": 1 }],
+                "migrations": [{
+                    "behavior": "counter.Counter", "from": 1, "to": 2, "left": 3, "done": 4, "failed": 1,
+                    "failures": [{ "object": 9, "error": "panicked: no" }],
+                }],
             }])
         );
         for field in ["identity", "incarnation"] {
@@ -309,13 +351,22 @@ mod tests {
     fn plans_and_swaps_tell_what_migrates() {
         let plugin = json!({
             "name": "counter", "from": "aa", "to": "bb", "version": "2.0.0", "reversible": false,
-            "migrations": [{ "behavior": "counter.Counter", "from": 1, "to": 2, "objects": 3 }],
+            "migrations": [{ "behavior": "counter.Counter", "from": 1, "to": 2, "objects": 3, "by": "plugin" }],
         });
         let view = PlanView { kind: PlanKind::Swap, reasons: vec![], plugins: vec![planned_plugin()] };
         assert_eq!(answer(&Answer::Plan(view)), json!({ "kind": "swap", "reasons": [], "plugins": [plugin] }));
         let stages_us = [("load".to_owned(), 7)].into();
-        let swapped = SwapView { tid: Some(8), plugins: vec![planned_plugin()], pause_us: 9, stages_us };
-        let swap = json!({ "tid": 8, "plugins": [plugin], "pause_us": 9, "stages_us": { "load": 7 } });
+        let swapped = SwapView {
+            tid: Some(8),
+            plugins: vec![planned_plugin()],
+            pause_us: 9,
+            left: vec![],
+            unfinished: None,
+            stages_us,
+        };
+        let swap = json!({
+            "tid": 8, "plugins": [plugin], "pause_us": 9, "left": [], "unfinished": null, "stages_us": { "load": 7 },
+        });
         assert_eq!(answer(&Answer::Swapped(swapped.clone())), swap);
         let applied = answer(&Answer::Applied(AppliedView::Swapped(swapped)));
         assert_eq!(applied, json!({ "swapped": swap, "requested": null }));

@@ -10,7 +10,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use theseus_value::{ObjectId, Value};
 
-pub use crate::swap::SwapOptions;
+pub use crate::swap::{MigratedBy, SwapOptions};
 
 /// The number of a transaction: 1, 2, 3 ... without gaps.
 pub type Tid = u64;
@@ -173,6 +173,24 @@ pub struct PluginView {
     pub state: PluginState,
     /// Behaviour names with their schema versions.
     pub behaviors: Vec<(String, u32)>,
+    /// Objects of its behaviours that have another schema as yet, if it is in force.
+    pub migrations: Vec<ProgressView>,
+}
+
+/// How far objects have come that have another schema than their behaviour in force.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ProgressView {
+    pub behavior: String,
+    /// The schema that they have, and the one that they shall get.
+    pub from: u32,
+    pub to: u32,
+    /// How many there are.
+    pub left: u64,
+    /// How many were migrated in the background since the last swap or start.
+    pub done: u64,
+    /// How many could not be, and why: the first of them, with the error.
+    pub failed: u64,
+    pub failures: Vec<(ObjectId, String)>,
 }
 
 /// Where a generation stands.
@@ -180,6 +198,8 @@ pub struct PluginView {
 pub enum PluginState {
     /// In force: executes messages.
     Active,
+    /// Replaced by an older one; turns the objects back that have its schema.
+    Fallback,
     /// Replaced, still executing what had begun.
     Draining,
     /// Replaced and drained, but not unloadable, and why.
@@ -216,10 +236,20 @@ pub struct PlannedPlugin {
     pub from: Option<String>,
     pub to: String,
     pub version: String,
-    /// Behaviour, schema now, schema then, number of objects to migrate.
-    pub migrations: Vec<(String, u32, u32, u64)>,
+    pub migrations: Vec<PlannedMigration>,
     /// Whether the old plugin could take the objects back.
     pub reversible: bool,
+}
+
+/// Objects that would migrate.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PlannedMigration {
+    pub behavior: String,
+    /// The schema that they have, and the one that they would get.
+    pub from: u32,
+    pub to: u32,
+    pub objects: u64,
+    pub by: MigratedBy,
 }
 
 /// What a swap did.
@@ -230,6 +260,10 @@ pub struct SwapView {
     pub plugins: Vec<PlannedPlugin>,
     /// Microseconds during which no transaction could start.
     pub pause_us: u64,
+    /// What an eager swap could not migrate.
+    pub left: Vec<ProgressView>,
+    /// Why an eager swap did not come to the end of the migration, if it did not.
+    pub unfinished: Option<String>,
     /// Microseconds spent in each stage (`stage`, `inspect`, `load`, `commit`).
     pub stages_us: BTreeMap<String, u64>,
 }

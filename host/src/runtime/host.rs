@@ -23,7 +23,7 @@ use crate::{
     identity::{Identity, Incarnation, Opened, Outcome, Place, RecordHash, Resume, StorageError, Tid},
     plugin::{self, Digest, Store},
     restart::{Trial, bundle, confirm, handoff, instruction},
-    swap::{self, Retirement, Swapper},
+    swap::{self, Migrator, Retirement, Swapper},
 };
 
 /// Takes what came of an action. Called on a thread of the host's, so it must be quick and not block.
@@ -153,13 +153,15 @@ impl Runtime {
                 }
             }),
         }));
+        let retirement = Arc::new(Retirement::start());
         let operator = Arc::new(Operator {
             home: home.clone(),
             engine: engine.clone(),
             swapper: Swapper {
                 engine: engine.clone(),
                 store,
-                retirement: Retirement::start(),
+                migrator: Migrator::start(engine.clone(), retirement.clone(), &config.plugins),
+                retirement,
                 settings: config.plugins.clone(),
                 keys: home.trust(),
             },
@@ -168,6 +170,10 @@ impl Runtime {
             update: Arc::default(),
         });
         operator.take_up_update(update);
+        // A release on trial may not be the one that goes on.
+        if trial.is_none() {
+            operator.swapper.migrator.wake();
+        }
         log::info!(
             "identity {} at {}, incarnation {}, {} transactions replayed, open after {:?}",
             identity.id(),
@@ -277,6 +283,7 @@ impl Runtime {
         };
         confirm::publish(self.operator.home.path(), &confirmed).map_err(|error| error.to_string())?;
         log::info!("release confirmed for restart cycle {}", trial.id);
+        self.operator.swapper.migrator.wake();
         self.take_release_plugins();
         Ok(())
     }
@@ -314,6 +321,7 @@ impl Runtime {
         {
             log::error!("the operator thread had panicked");
         }
+        self.operator.swapper.migrator.stop();
         self.operator.swapper.retirement.stop();
         if let Some(id) = update {
             let handoff = handoff::Handoff {
@@ -462,9 +470,9 @@ pub(super) fn place(home: &Home, config: &Config) -> Place {
     }
 }
 
-/// Loads the generations that the last record says are in force.
+/// Loads the generations that the last record says are in force, and their fallbacks.
 fn load_plugins(store: &Store, resume: &Resume, granted: &[Capability]) -> Result<PluginSet, OpenError> {
-    let mut generations = Vec::new();
+    let (mut generations, mut fallbacks) = (Vec::new(), Vec::new());
     for (name, digest) in resume.generations.iter() {
         let fail =
             |problem: &dyn std::fmt::Display| OpenError::Plugin { plugin: name.clone(), problem: problem.to_string() };
@@ -473,11 +481,14 @@ fn load_plugins(store: &Store, resume: &Resume, granted: &[Capability]) -> Resul
         let mut inspection = plugin::inspect(&bytes).map_err(|error| fail(&error))?;
         // It was granted what it asks for when it was swapped in. If the settings have become stricter, it works without.
         inspection.capabilities.retain(|capability| granted.contains(capability));
-        generations.push(Arc::new(plugin::load(staged, inspection).map_err(|error| fail(&error))?));
+        let generation = Arc::new(plugin::load(staged, inspection).map_err(|error| fail(&error))?);
+        let (_, is_fallback) = PluginSet::recorded_name(name);
+        if is_fallback { fallbacks.push(generation) } else { generations.push(generation) }
     }
-    PluginSet::default()
+    let set = PluginSet::default()
         .with(&generations)
-        .map_err(|conflict| OpenError::Plugin { plugin: conflict.second.clone(), problem: conflict.to_string() })
+        .map_err(|conflict| OpenError::Plugin { plugin: conflict.second.clone(), problem: conflict.to_string() })?;
+    Ok(set.with_fallbacks(&fallbacks))
 }
 
 /// In a trial: the history at hand has to be the one that was handed off.

@@ -13,6 +13,7 @@ use super::{
 };
 use crate::{
     config::Config,
+    exec::PluginSet,
     home::Home,
     identity::{self, Identity, Opened, Reader, StorageError},
     plugin::{self, Digest, Store},
@@ -94,12 +95,14 @@ fn plugins(home: &Home, generations: &[(String, [u8; 32])]) -> Vec<PluginView> {
             let staged = store.as_ref().and_then(|store| store.fetch(digest).ok());
             let manifest = staged.and_then(|staged| plugin::inspect(&staged.read().ok()?).ok()).map(|it| it.manifest);
             let behaviors = manifest.iter().flat_map(|manifest| &manifest.behaviors);
+            let (name, is_fallback) = PluginSet::recorded_name(name);
             PluginView {
-                name: name.clone(),
+                name: name.to_owned(),
                 version: manifest.as_ref().map_or_else(|| "?".to_owned(), |manifest| manifest.version.clone()),
                 digest: digest.to_string(),
-                state: PluginState::Active,
+                state: if is_fallback { PluginState::Fallback } else { PluginState::Active },
                 behaviors: behaviors.map(|behavior| (behavior.name.clone(), behavior.schema)).collect(),
+                migrations: Vec::new(),
             }
         })
         .collect()

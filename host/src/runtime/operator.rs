@@ -9,8 +9,8 @@ use theseus_value::{ObjectId, Value};
 
 use super::{
     action::{
-        Action, ActionError, Answer, AppliedView, PlanKind, PlanView, PlannedPlugin, PluginState, PluginView,
-        PluginsView, SwapOptions, SwapView, codes,
+        Action, ActionError, Answer, AppliedView, PlanKind, PlanView, PlannedMigration, PlannedPlugin, PluginState,
+        PluginView, PluginsView, ProgressView, SwapOptions, SwapView, codes,
     },
     views,
 };
@@ -18,12 +18,12 @@ use crate::{
     exec::{Doing, Engine, Refusal},
     home::Home,
     identity::{Identity, IdentityId, Incarnation, StorageError, Tid},
-    plugin::Digest,
+    plugin::{Digest, Generation},
     restart::{
         bundle::{self, Bundle},
         instruction::{self, Instruction, InstructionId},
     },
-    swap::{self, Change, Plan, SwapError, Swapped, Swapper, Whereabouts},
+    swap::{self, Change, Migration, Plan, Progress, SwapError, Swapped, Swapper, Whereabouts},
 };
 
 /// Under which the intent of a restart cycle stands in the history, with the whole instruction.
@@ -208,14 +208,20 @@ impl Operator {
 
     /// The plugins in force and the replaced ones that are still loaded.
     pub(super) fn plugins(&self) -> Vec<PluginView> {
-        let active = self.engine.plugins();
-        let active = active.plugins().map(|generation| PluginView {
-            name: generation.name().to_string(),
-            version: generation.version().to_owned(),
-            digest: generation.digest().to_string(),
-            state: PluginState::Active,
-            behaviors: generation.behaviors().iter().map(|it| (it.name().to_string(), it.schema())).collect(),
-        });
+        let (set, progress) = (self.engine.plugins(), self.swapper.migrator.progress());
+        let loaded = |generation: &Generation, state| {
+            let its_own = |it: &&Progress| state == PluginState::Active && it.behind.plugin == *generation.name();
+            PluginView {
+                name: generation.name().to_string(),
+                version: generation.version().to_owned(),
+                digest: generation.digest().to_string(),
+                behaviors: generation.behaviors().iter().map(|it| (it.name().to_string(), it.schema())).collect(),
+                migrations: progress.iter().filter(its_own).map(progress_view).collect(),
+                state,
+            }
+        };
+        let active = set.plugins().map(|generation| loaded(generation, PluginState::Active));
+        let fallbacks = set.fallbacks().map(|generation| loaded(generation, PluginState::Fallback));
         let (retired, _) = self.swapper.retirement.report();
         let retired = retired.into_iter().map(|view| PluginView {
             name: view.name,
@@ -226,8 +232,9 @@ impl Operator {
                 Whereabouts::Pinned { reason } => PluginState::Pinned { reason },
             },
             behaviors: view.behaviors,
+            migrations: Vec::new(),
         });
-        active.chain(retired).collect()
+        active.chain(fallbacks).chain(retired).collect()
     }
 }
 
@@ -271,8 +278,26 @@ fn planned(change: &Change) -> PlannedPlugin {
         from: change.from.map(|digest: Digest| digest.to_string()),
         to: change.to.to_string(),
         version: change.version.clone(),
-        migrations: migrations.map(|it| (it.behavior.clone(), it.from, it.to, it.objects)).collect(),
+        migrations: migrations.map(planned_migration).collect(),
         reversible: change.reversible,
+    }
+}
+
+fn planned_migration(migration: &Migration) -> PlannedMigration {
+    let Migration { behavior, from, to, objects, by } = migration.clone();
+    PlannedMigration { behavior, from, to, objects, by }
+}
+
+fn progress_view(progress: &Progress) -> ProgressView {
+    let Progress { behind, done, failed, failures } = progress;
+    ProgressView {
+        behavior: behind.behavior.to_string(),
+        from: behind.from,
+        to: behind.to,
+        left: behind.objects,
+        done: *done,
+        failed: *failed,
+        failures: failures.iter().map(|it| (it.object, it.failure.to_string())).collect(),
     }
 }
 
@@ -281,6 +306,8 @@ fn swap_view(swapped: &Swapped) -> SwapView {
         tid: swapped.done.as_ref().and_then(|done| done.tid).map(|tid| tid.0),
         plugins: swapped.plan.changes.iter().map(planned).collect(),
         pause_us: swapped.done.as_ref().map_or(0, |done| done.pause_us),
+        left: swapped.left.iter().flatten().map(progress_view).collect(),
+        unfinished: swapped.left.as_ref().err().cloned(),
         stages_us: swapped.stages_us.clone(),
     }
 }
@@ -292,9 +319,10 @@ fn swap_error(failure: &SwapError) -> ActionError {
         | SwapError::Denied { .. }
         | SwapError::Load { .. }
         | SwapError::SelfTest { .. } => views::error(codes::PLUGIN_REFUSED, failure.to_string()),
-        SwapError::Plan { .. } | SwapError::Irreversible { .. } => {
-            views::error(codes::PLAN_REFUSED, failure.to_string())
-        }
+        SwapError::Plan { .. }
+        | SwapError::Irreversible { .. }
+        | SwapError::Unfinished { .. }
+        | SwapError::MigrationInterrupted { .. } => views::error(codes::PLAN_REFUSED, failure.to_string()),
         SwapError::Keep(_) => views::error(codes::STORAGE_FULL, failure.to_string()),
         SwapError::Execute(refusal @ Refusal::NotAdmitted { .. }) => {
             views::error(codes::PLAN_REFUSED, refusal.to_string())

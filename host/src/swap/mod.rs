@@ -5,6 +5,7 @@
 //! The generations it replaced are *retired*: drained, told to let go of what they hold, unloaded. Whatever refuses before
 //! the commit leaves the live system untouched.
 
+mod migration;
 mod plan;
 mod retire;
 
@@ -19,7 +20,8 @@ use theseus_abi::Failure;
 use theseus_value::Value;
 
 pub use self::{
-    plan::{Change, Migration, Plan, Problem, plan},
+    migration::{FailedObject, Migrator, Progress},
+    plan::{Change, MigratedBy, Migration, Plan, Problem, plan},
     retire::{RetiredView, Retirement, Whereabouts},
 };
 use crate::{
@@ -78,6 +80,22 @@ pub enum SwapError {
         /// The plugins that do not write the schema that they read.
         plugins: Vec<String>,
     },
+    /// The present plugin could not migrate everything that it has to before it can be replaced.
+    #[error(
+        "objects that only the present plugin can read have to migrate before it is replaced, and {}; mend or delete them, or \
+         offer a plugin that reads their schema",
+        list_failed(left)
+    )]
+    Unfinished {
+        /// What is left.
+        left: Vec<Progress>,
+    },
+    /// The migration that has to come before the swap was interrupted.
+    #[error("the objects that have to migrate before the swap have not: {problem}")]
+    MigrationInterrupted {
+        /// Why.
+        problem: String,
+    },
     /// The file could not be kept for the next start.
     #[error(transparent)]
     Keep(#[from] KeepError),
@@ -106,6 +124,17 @@ fn list(problems: &[Problem]) -> String {
     problems.iter().map(Problem::to_string).collect::<Vec<_>>().join("; ")
 }
 
+/// The objects that could not migrate, in words.
+fn list_failed(left: &[Progress]) -> String {
+    let of_one = |progress: &Progress| {
+        let Progress { behind, failed, failures, .. } = progress;
+        let shown = failures.iter().take(3).map(|it| format!("object {}: {}", it.object, it.failure));
+        let shown: Vec<_> = shown.collect();
+        format!("{failed} of {} failed ({})", behind.behavior, shown.join("; "))
+    };
+    left.iter().filter(|it| it.failed > 0).map(of_one).collect::<Vec<_>>().join(", ")
+}
+
 /// What a swap may do beyond the ordinary, and what it shall do before.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct SwapOptions {
@@ -126,6 +155,8 @@ pub struct Swapped {
     pub plan: Plan,
     /// The transaction and the pause; none if nothing was to be changed.
     pub done: Option<Done>,
+    /// What an eager swap could not migrate, and whether it came to the end: in words why not.
+    pub left: Result<Vec<Progress>, String>,
     /// Microseconds spent in each stage.
     pub stages_us: BTreeMap<String, u64>,
 }
@@ -156,7 +187,9 @@ pub struct Swapper {
     /// Where their files are kept.
     pub store: Store,
     /// What ends replaced generations.
-    pub retirement: Retirement,
+    pub retirement: Arc<Retirement>,
+    /// What migrates objects in the background.
+    pub migrator: Migrator,
     /// The settings for plugins.
     pub settings: config::Plugins,
     /// The folder with the keys whose signatures are trusted.
@@ -210,39 +243,82 @@ impl Swapper {
             return Err(SwapError::Irreversible { plugins: one_way });
         }
         stage("plan");
-        let before = self.engine.plugins();
         candidates.retain(|candidate| foreseen.changes.iter().any(|change| change.to == candidate.inspection.digest));
         if candidates.is_empty() {
-            return Ok(Swapped { plan: foreseen, done: None, stages_us });
+            return Ok(Swapped { plan: foreseen, done: None, left: self.finish_if(options.eager), stages_us });
         }
         for candidate in &candidates {
             self.store.keep(&candidate.staged)?;
         }
         stage("keep");
+        self.finish_present(&foreseen)?;
+        stage("finish_migration");
         let offers: Vec<Inspection> = candidates.iter().map(|candidate| candidate.inspection.clone()).collect();
         let generations = load(candidates, &self.retirement)?;
         stage("load");
-        let note = note(&foreseen);
-        let admit: Admit = Box::new(move |plugins, census| match plan(plugins, census, &offers) {
-            now if now.problems.is_empty() => Ok(()),
-            now => Err(list(&now.problems)),
-        });
-        let installed = ask(
-            &self.engine,
-            Doing::Install { generations: generations.clone(), admit, what: SWAP, note, remember: None },
-        );
+        let done = self.commit(offers, generations, note(&foreseen))?;
         stage("commit");
-        match installed {
+        let left = self.finish_if(options.eager);
+        stage("migrate");
+        Ok(Swapped { plan: foreseen, done: Some(done), left, stages_us })
+    }
+
+    /// Has the present plugins migrate what those offered could not read.
+    fn finish_present(&self, plan: &Plan) -> Result<(), SwapError> {
+        if !plan.changes.iter().any(Change::waits_for_migration) {
+            return Ok(());
+        }
+        let left = self.migrator.finish().map_err(|problem| SwapError::MigrationInterrupted { problem })?;
+        let behaviors = plan.changes.iter().flat_map(|change| &change.migrations);
+        let waiting: Vec<_> = behaviors.filter(|it| it.by == MigratedBy::PresentFirst).collect();
+        let is_waited_for = |it: &Progress| {
+            waiting.iter().any(|wait| *wait.behavior == *it.behind.behavior && wait.from == it.behind.from)
+        };
+        let left: Vec<Progress> = left.into_iter().filter(is_waited_for).collect();
+        if left.is_empty() { Ok(()) } else { Err(SwapError::Unfinished { left }) }
+    }
+
+    /// Puts generations in force and retires what leaves the set; those that need not migrate objects any more included.
+    fn commit(
+        &self,
+        offers: Vec<Inspection>,
+        generations: Vec<Arc<Generation>>,
+        note: Vec<u8>,
+    ) -> Result<Done, SwapError> {
+        let (sender, receiver) = mpsc::channel();
+        let next = generations.clone();
+        let admit: Admit = Box::new(move |plugins, census| {
+            let now = plan(plugins, census, &offers);
+            if !now.problems.is_empty() {
+                return Err(list(&now.problems));
+            }
+            if now.changes.iter().any(Change::waits_for_migration) {
+                return Err("objects have come up that the present plugin has to migrate first: try again".to_owned());
+            }
+            let fallbacks = plan::fallbacks(plugins, census, &next);
+            let replaced = next.iter().filter_map(|generation| plugins.plugin(generation.name()));
+            let leaving = replaced.chain(plugins.fallbacks());
+            let stays = |it: &&Arc<Generation>| fallbacks.iter().any(|fallback| Arc::ptr_eq(fallback, it));
+            _ = sender.send(leaving.filter(|it| !stays(it)).cloned().collect::<Vec<_>>());
+            Ok(fallbacks)
+        });
+        let doing = Doing::Install { what: SWAP, generations: generations.clone(), admit, note, remember: None };
+        match ask(&self.engine, doing) {
             Ok(done) => {
-                let replaced = generations.iter().filter_map(|generation| before.plugin(generation.name()).cloned());
-                self.retirement.retire(replaced.collect());
-                Ok(Swapped { plan: foreseen, done: Some(done), stages_us })
+                self.retirement.retire(receiver.recv().unwrap_or_default());
+                self.migrator.wake();
+                Ok(done)
             }
             Err(refusal) => {
                 self.retirement.retire(generations);
                 Err(refusal.into())
             }
         }
+    }
+
+    /// Waits, if that is wanted, until all objects have migrated that can.
+    fn finish_if(&self, eager: bool) -> Result<Vec<Progress>, String> {
+        if eager { self.migrator.finish() } else { Ok(Vec::new()) }
     }
 }
 

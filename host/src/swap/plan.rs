@@ -2,10 +2,12 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use theseus_abi::BehaviorManifest;
+
 use crate::{
-    exec::PluginSet,
+    exec::{PluginSet, Schemas, Way},
     identity::Census,
-    plugin::{Digest, Inspection},
+    plugin::{Behavior, Digest, Generation, Inspection},
 };
 
 /// What a swap would do.
@@ -30,11 +32,23 @@ pub struct Change {
     pub version: String,
     /// The behaviours whose objects would migrate.
     pub migrations: Vec<Migration>,
-    /// Whether the new plugin can turn every migrated object back.
+    /// Whether every migrated object could come back, were the present plugin put in force again.
     pub reversible: bool,
 }
 
-/// Objects that would migrate, each at its first touch.
+impl Change {
+    /// Whether the present plugin has objects to migrate before it can be replaced.
+    pub fn waits_for_migration(&self) -> bool {
+        self.migrations.iter().any(|migration| migration.by == MigratedBy::PresentFirst)
+    }
+
+    /// Whether the present plugin would stay loaded, because it alone can turn back what it wrote.
+    pub fn keeps_fallback(&self) -> bool {
+        self.migrations.iter().any(|migration| migration.by == MigratedBy::Fallback)
+    }
+}
+
+/// Objects that would migrate, each at its first touch or in the background.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Migration {
     /// Their behaviour.
@@ -45,6 +59,19 @@ pub struct Migration {
     pub to: u32,
     /// How many they are.
     pub objects: u64,
+    /// Who would migrate them.
+    pub by: MigratedBy,
+}
+
+/// Who migrates objects.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum MigratedBy {
+    /// The offered plugin: it reads their schema.
+    Offered,
+    /// The present plugin, which would stay loaded for that: it writes a schema that the offered one reads.
+    Fallback,
+    /// The present plugin, before it is replaced: the offered one reads only what it makes of them.
+    PresentFirst,
 }
 
 /// Why a swap may not be done.
@@ -80,8 +107,8 @@ pub enum Problem {
     },
     /// Objects could not be read any more.
     #[error(
-        "{objects} objects of `{behavior}` have schema version {found}, which the new plugin (version {schema}) does not read: \
-         give it a #[migrate(from = {found})]"
+        "{objects} objects of `{behavior}` have schema version {found}, which the new plugin (version {schema}) does not read, and \
+         the present one does not write one that it does: give the newer of the two a #[migrate]"
     )]
     Unreadable {
         /// The behaviour.
@@ -109,12 +136,12 @@ pub fn plan(plugins: &PluginSet, census: &Census, offers: &[Inspection]) -> Plan
         if from == Some(offer.digest) {
             continue;
         }
-        let (migrations, problems) = migrations(census, offer);
+        let (migrations, problems) = migrations(plugins, census, offer);
         plan.problems.extend(problems);
-        plan.problems.extend(orphans(plugins, census, offer));
+        plan.problems.extend(orphans(plugins, census, offer, offers));
         let reversible = migrations.iter().all(|migration| {
             let behavior = manifest.behaviors.iter().find(|behavior| behavior.name == migration.behavior);
-            behavior.is_some_and(|behavior| behavior.writes.contains(&migration.from))
+            behavior.is_some_and(|behavior| can_return(plugins, behavior, migration.from))
         });
         let (name, version) = (manifest.name.clone(), manifest.version.clone());
         plan.changes.push(Change { name, from, to: offer.digest, version, migrations, reversible });
@@ -123,32 +150,72 @@ pub fn plan(plugins: &PluginSet, census: &Census, offers: &[Inspection]) -> Plan
     plan
 }
 
-fn migrations(census: &Census, offer: &Inspection) -> (Vec<Migration>, Vec<Problem>) {
+fn migrations(plugins: &PluginSet, census: &Census, offer: &Inspection) -> (Vec<Migration>, Vec<Problem>) {
     let (mut migrations, mut problems) = (Vec::new(), Vec::new());
+    // Only a generation of the same plugin can stay as its fallback.
+    let replaced = plugins.plugin(&offer.manifest.name);
     for behavior in &offer.manifest.behaviors {
-        let name: Arc<str> = behavior.name.as_str().into();
-        for ((_, found), objects) in census.range((name.clone(), 0)..=(name, u32::MAX)) {
+        let (name, offered): (Arc<str>, _) = (behavior.name.as_str().into(), Schemas::from(behavior));
+        let fallback = replaced.and_then(|replaced| replaced.behavior(&name)).map(Schemas::from);
+        for ((_, found), objects) in census.range((name.clone(), 0)..=(name.clone(), u32::MAX)) {
             let (found, objects) = (*found, *objects);
-            if found == behavior.schema {
+            if found == offered.own {
                 continue;
             }
-            let (behavior_name, schema) = (behavior.name.clone(), behavior.schema);
-            if behavior.reads.contains(&found) {
-                migrations.push(Migration { behavior: behavior_name, from: found, to: schema, objects });
-            } else {
-                problems.push(Problem::Unreadable { behavior: behavior_name, found, schema, objects });
+            let by = match offered.way_from(found, fallback) {
+                Some(Way::Reads) => Some(MigratedBy::Offered),
+                Some(Way::Fallback { .. }) => Some(MigratedBy::Fallback),
+                None => plugins
+                    .behavior(&name)
+                    .is_some_and(|present| bridges(plugins, present, found, offered, fallback))
+                    .then_some(MigratedBy::PresentFirst),
+            };
+            let (behavior, schema) = (behavior.name.clone(), offered.own);
+            match by {
+                Some(by) => migrations.push(Migration { behavior, from: found, to: schema, objects, by }),
+                None => problems.push(Problem::Unreadable { behavior, found, schema, objects }),
             }
         }
     }
     (migrations, problems)
 }
 
-/// The behaviours that the plugin in force provides, the offered one does not, and objects have.
-fn orphans(plugins: &PluginSet, census: &Census, offer: &Inspection) -> Vec<Problem> {
+/// Whether what is in force turns objects of schema `found` into what the offered plugin can work with.
+fn bridges(
+    plugins: &PluginSet,
+    present: &Behavior,
+    found: u32,
+    offered: Schemas<'_>,
+    fallback: Option<Schemas<'_>>,
+) -> bool {
+    plugins.way(present, found).is_some() && offered.way_from(present.schema(), fallback).is_some()
+}
+
+/// Whether objects of schema `from` could come back from what the offered behaviour makes of them.
+fn can_return(plugins: &PluginSet, offered: &BehaviorManifest, from: u32) -> bool {
+    match plugins.behavior(&offered.name) {
+        Some(present) => Schemas::from(present).can_return_from(offered.into()),
+        None => offered.writes.contains(&from),
+    }
+}
+
+/// The fallbacks of the set as it would be with these generations in force, as far as objects need them.
+pub(super) fn fallbacks(plugins: &PluginSet, census: &Census, next: &[Arc<Generation>]) -> Vec<Arc<Generation>> {
+    let is_replaced = |name: &str| next.iter().any(|generation| &**generation.name() == name);
+    let stay = plugins.fallbacks().filter(|fallback| !is_replaced(fallback.name())).cloned();
+    let replaced = next.iter().filter_map(|generation| plugins.plugin(generation.name()).cloned());
+    let candidates: Vec<_> = stay.chain(replaced).collect();
+    // A set that conflicts is refused anyway.
+    plugins.with(next).map(|set| set.with_fallbacks(&candidates).needed_fallbacks(census)).unwrap_or_default()
+}
+
+/// The behaviours that the plugin in force provides, nobody offered does, and objects have.
+fn orphans(plugins: &PluginSet, census: &Census, offer: &Inspection, offers: &[Inspection]) -> Vec<Problem> {
     let manifest = &offer.manifest;
     let Some(present) = plugins.plugin(&manifest.name) else { return Vec::new() };
     let gone = present.behaviors().iter().map(|behavior| behavior.name());
-    gone.filter(|name| manifest.behaviors.iter().all(|behavior| behavior.name != ***name))
+    let offered = |name: &str| offers.iter().any(|offer| offer.manifest.behaviors.iter().any(|it| it.name == name));
+    gone.filter(|name| !offered(name))
         .filter_map(|name| {
             let objects = census.range((name.clone(), 0)..=(name.clone(), u32::MAX)).map(|(_, objects)| objects).sum();
             let (plugin, behavior) = (manifest.name.clone(), name.to_string());

@@ -10,9 +10,33 @@ use theseus_value::{
 };
 
 use super::{EMPTY_MAP, Turn, delegation::check_ancestors, encoding};
-use crate::{identity::ObjectRecord, plugin::Behavior};
+use crate::{
+    exec::{PluginSet, Way},
+    identity::ObjectRecord,
+    plugin::Behavior,
+};
 
-impl Turn<'_> {
+impl<'a> Turn<'a> {
+    /// Brings an object into the schema of the behaviour in force if it has another one. Answers its behaviour and the two
+    /// versions if there was something to do. After a failure the object is as it was.
+    pub(in crate::exec) fn bring_up(&mut self, object: ObjectId) -> Result<Option<(Arc<str>, u32, u32)>, Failure> {
+        let Some(record) = self.peek(object)? else { return Ok(None) };
+        let Some(behavior) = self.plugins.behavior(&record.behavior) else { return Ok(None) };
+        let (name, from, to) = (record.behavior.clone(), record.schema, behavior.schema());
+        if from == to {
+            return Ok(None);
+        }
+        let mark = self.scratch.undo.len();
+        match self.migrate(object, record, behavior) {
+            Ok(_) => Ok(Some((name, from, to))),
+            Err(failure) => {
+                self.undo_to(mark);
+                self.blame_migration(behavior, &failure);
+                Err(failure)
+            }
+        }
+    }
+
     /// Brings an object into the schema of the behaviour in force: in the write set, so that it is stored with what the
     /// transaction makes of it, and forgotten after a query.
     ///
@@ -22,27 +46,24 @@ impl Turn<'_> {
         &mut self,
         object: ObjectId,
         record: Arc<ObjectRecord>,
-        behavior: &Behavior,
+        behavior: &'a Behavior,
     ) -> Result<Arc<ObjectRecord>, Failure> {
         let (from, to) = (record.schema, behavior.schema());
-        if !behavior.reads().contains(&from) {
+        let Some(conversion) = Conversion::of(self.plugins, behavior, from) else {
             return Err(no_migration(object, &record, behavior));
-        }
+        };
         self.entered = true;
-        let mut new = RVec::new();
         let slots: Box<[u8]> = if record.parents.is_empty() {
-            behavior.migrate(from, to, &record.slots, &mut new)?;
-            new.as_slice().into()
+            conversion.run(&record.slots)?.as_slice().into()
         } else {
             let fail = |error| encoding(object, &error);
             let inherited = self.inherited_in_schema(object, &record)?;
             let mut all = Vec::new();
             merge_maps(&inherited, &record.slots, &mut all).map_err(fail)?;
-            behavior.migrate(from, to, &all, &mut new)?;
-            let mut only_inherited = RVec::new();
+            let new = conversion.run(&all)?;
             // Parents of another behaviour need not have what this one could migrate; then nothing stays inherited.
-            let nothing = behavior.migrate(from, to, &inherited, &mut only_inherited).is_err();
-            let only_inherited = if nothing { EMPTY_MAP } else { &only_inherited };
+            let only_inherited = conversion.run(&inherited).ok();
+            let only_inherited = only_inherited.as_deref().unwrap_or(EMPTY_MAP);
             own_slots(&record.slots, &new, only_inherited).map_err(fail)?
         };
         let migrated = Arc::new(ObjectRecord { schema: to, slots, ..(*record).clone() });
@@ -79,6 +100,39 @@ impl Turn<'_> {
             level = next;
         }
         Ok(all)
+    }
+}
+
+/// How slots come from one schema version into that of the behaviour in force: one step after another, each by a generation
+/// that has one of its two versions as its own.
+struct Conversion<'a> {
+    steps: Vec<(&'a Behavior, u32, u32)>,
+}
+
+impl<'a> Conversion<'a> {
+    /// None if nobody can.
+    fn of(plugins: &'a PluginSet, behavior: &'a Behavior, from: u32) -> Option<Conversion<'a>> {
+        let to = behavior.schema();
+        let writes = match plugins.way(behavior, from)? {
+            Way::Reads => return Some(Conversion { steps: vec![(behavior, from, to)] }),
+            Way::Fallback { writes } => writes,
+        };
+        let fallback = plugins.fallback_behavior(behavior.name())?;
+        let own = fallback.schema();
+        let mut steps = vec![(fallback, from, own), (fallback, own, writes), (behavior, writes, to)];
+        steps.retain(|(_, from, to)| from != to);
+        Some(Conversion { steps })
+    }
+
+    fn run(&self, slots: &[u8]) -> Result<RVec<u8>, Failure> {
+        let mut before = RVec::new();
+        let mut now = RVec::new();
+        for (number, (behavior, from, to)) in self.steps.iter().enumerate() {
+            std::mem::swap(&mut before, &mut now);
+            let slots = if number == 0 { slots } else { &before };
+            behavior.migrate(*from, *to, slots, &mut now)?;
+        }
+        Ok(now)
     }
 }
 

@@ -1,0 +1,423 @@
+//! Migration in the background: brings every object into the schema of its behaviour in force, in small steps.
+//!
+//! Objects migrate when they are touched; this thread touches those that nobody else does. It walks the ids on a snapshot, hands
+//! those that are behind to the executor, a few at a time, and goes on when that step is durable, so that commands hardly wait
+//! for it. What cannot migrate is left as it was and listed. When nothing needs a fallback any more, it lets it go.
+
+use std::{
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc},
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use theseus_abi::Failure;
+use theseus_value::{ObjectId, Value};
+
+use super::{ask, retire::Retirement};
+use crate::{
+    config,
+    exec::{Admit, Behind, Doing, Engine, MigrationStep, PluginSet, Refusal},
+    identity::{Census, Reader},
+    plugin::Generation,
+};
+
+/// Under which it stands in the history that fallbacks were let go of.
+const RELEASED: &str = "theseus.fallback_released";
+
+/// How often the thread looks whether what it could not migrate is gone.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// How long it waits when the host has too much to do.
+const BACK_OFF: Duration = Duration::from_millis(5);
+
+/// How many ids are looked at between two questions whether there is something else to do.
+const IDS_AT_ONCE: u64 = 10_000;
+
+/// How many objects that could not migrate are kept by name, for each behaviour and schema.
+const FAILURES_SHOWN_MAX: usize = 100;
+
+/// How far objects of one behaviour and schema have come.
+#[derive(Clone, Debug)]
+pub struct Progress {
+    /// What is behind, and who brings it up.
+    pub behind: Behind,
+    /// How many were brought up in the background since the last swap or start.
+    pub done: u64,
+    /// How many could not be.
+    pub failed: u64,
+    /// The first of them.
+    pub failures: Vec<FailedObject>,
+}
+
+/// An object whose migration failed. It is left as it was, and tried again when it is touched and at the next start.
+#[derive(Clone, Debug)]
+pub struct FailedObject {
+    /// Which.
+    pub object: ObjectId,
+    /// Why.
+    pub failure: Failure,
+}
+
+/// The migration's thread.
+pub struct Migrator {
+    shared: Arc<Shared>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+#[derive(Default)]
+struct Shared {
+    // A lock because the thread writes what operators read and wait for.
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    /// How many walks were asked for, and how many of them are done.
+    wanted: u64,
+    finished: u64,
+    /// Whether the last walk broke off, and is tried again.
+    broken_off: Option<String>,
+    stopping: bool,
+    progress: Vec<Progress>,
+}
+
+/// Why a walk ended before its time.
+enum Interruption {
+    /// Another walk was asked for: the set in force may be another.
+    Outdated,
+    /// The host refused a step.
+    Refused(Refusal),
+    /// The storage did not give an object.
+    Unreadable(String),
+}
+
+impl From<Refusal> for Interruption {
+    fn from(refusal: Refusal) -> Self {
+        Interruption::Refused(refusal)
+    }
+}
+
+impl Migrator {
+    /// Starts the thread, which does nothing until it is told to.
+    ///
+    /// # Panics
+    ///
+    /// If the system gives no thread.
+    pub fn start(engine: Arc<Engine>, retirement: Arc<Retirement>, settings: &config::Plugins) -> Migrator {
+        let shared = Arc::new(Shared::default());
+        let reader = Reader::new(engine.identity().clone());
+        let at_once = settings.migration_objects_max;
+        let walker = Walker { shared: shared.clone(), engine, retirement, reader, at_once, walk: 0 };
+        let thread = thread::Builder::new().name("migration".into()).spawn(move || walker.run());
+        Migrator { shared, thread: Mutex::new(Some(thread.expect("the system gives a thread at start"))) }
+    }
+
+    /// Has all objects looked through: after a swap, and after a start.
+    pub fn wake(&self) {
+        self.shared.lock().wanted += 1;
+        self.shared.changed.notify_all();
+    }
+
+    /// Has all objects looked through and waits for the end. Answers what is left because it cannot migrate.
+    ///
+    /// # Errors
+    ///
+    /// In words why the end was not reached: the host stops, or its storage fails.
+    pub fn finish(&self) -> Result<Vec<Progress>, String> {
+        let mut state = self.shared.lock();
+        state.wanted += 1;
+        let walk = state.wanted;
+        self.shared.changed.notify_all();
+        let state = self
+            .shared
+            .changed
+            .wait_while(state, |state| state.finished < walk && !state.stopping)
+            .unwrap_or_else(PoisonError::into_inner);
+        if state.finished < walk {
+            return Err(Refusal::Stopping.to_string());
+        }
+        match state.broken_off.clone() {
+            Some(problem) => Err(problem),
+            None => Ok(state.progress.clone()),
+        }
+    }
+
+    /// How far objects have come that are behind; nothing if none is.
+    pub fn progress(&self) -> Vec<Progress> {
+        self.shared.lock().progress.clone()
+    }
+
+    /// Ends the thread after the step that it is in.
+    pub fn stop(&self) {
+        self.shared.end();
+        if let Some(thread) = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take()
+            && thread.join().is_err()
+        {
+            log::error!("the thread that migrates objects had panicked");
+        }
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn end(&self) {
+        self.lock().stopping = true;
+        self.changed.notify_all();
+    }
+}
+
+/// What the thread works with.
+struct Walker {
+    shared: Arc<Shared>,
+    engine: Arc<Engine>,
+    retirement: Arc<Retirement>,
+    reader: Reader,
+    /// How many objects one step takes.
+    at_once: usize,
+    /// The walk under way.
+    walk: u64,
+}
+
+impl Walker {
+    fn run(mut self) {
+        while let Some(walk) = self.next() {
+            let result = match walk {
+                Some(walk) => {
+                    self.walk = walk;
+                    self.walk()
+                }
+                None => self.look().map(drop),
+            };
+            self.reader.release();
+            let broken_off = match result {
+                Ok(()) => None,
+                // The next one is due already; who waits for this one waits for that.
+                Err(Interruption::Outdated) => continue,
+                Err(Interruption::Refused(Refusal::Stopping)) => return self.shared.end(),
+                Err(Interruption::Refused(refusal)) => Some(refusal.to_string()),
+                Err(Interruption::Unreadable(problem)) => Some(problem),
+            };
+            if let Some(problem) = &broken_off {
+                log::error!("the migration of objects is interrupted and tried again: {problem}");
+            }
+            let mut state = self.shared.lock();
+            state.broken_off = broken_off;
+            state.finished = walk.unwrap_or(state.finished);
+            self.shared.changed.notify_all();
+        }
+    }
+
+    /// Waits for something to do: a walk, or - none - a look at what the last one left. None of both at the end.
+    fn next(&self) -> Option<Option<u64>> {
+        let mut state = self.shared.lock();
+        loop {
+            if state.stopping {
+                return None;
+            }
+            if state.wanted > state.finished {
+                return Some(Some(state.wanted));
+            }
+            if state.progress.is_empty() && state.broken_off.is_none() {
+                state = self.shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            }
+            let waited = self.shared.changed.wait_timeout(state, LOOK_AGAIN).unwrap_or_else(PoisonError::into_inner);
+            state = waited.0;
+            if waited.1.timed_out() && state.wanted == state.finished && !state.stopping {
+                return Some(state.broken_off.is_some().then_some(state.finished));
+            }
+        }
+    }
+
+    /// Looks through all objects and has those that are behind brought up.
+    fn walk(&mut self) -> Result<(), Interruption> {
+        self.shared.lock().progress.clear();
+        let started = Instant::now();
+        // What is made from now on has the schema in force.
+        let end = self.engine.vitals().next_object.load(std::sync::atomic::Ordering::Relaxed);
+        let mut found: Vec<(ObjectId, Arc<str>, u32)> = Vec::new();
+        let mut next = 0;
+        let mut left = self.look()?;
+        while left && (next < end || !found.is_empty()) {
+            next = self.collect(next, end, &mut found)?;
+            if found.is_empty() {
+                continue;
+            }
+            let objects = found.iter().map(|(object, ..)| *object).collect();
+            let step = self.step(objects)?;
+            left = self.note(&step, &found);
+            found.drain(..step.examined);
+        }
+        self.look()?;
+        let state = self.shared.lock();
+        for Progress { behind, failed, .. } in &state.progress {
+            let Behind { behavior, from, to, objects, .. } = behind;
+            log::warn!(
+                "{objects} objects of {behavior} are left in schema {from} instead of {to}: {failed} failed to migrate"
+            );
+        }
+        if end > 0 {
+            log::debug!("looked through {end} objects in {:?}", started.elapsed());
+        }
+        Ok(())
+    }
+
+    /// Looks on from id `next` for objects that are behind, until a step is full or it is time for a question. Answers where
+    /// to go on.
+    fn collect(
+        &mut self,
+        mut next: u64,
+        end: u64,
+        found: &mut Vec<(ObjectId, Arc<str>, u32)>,
+    ) -> Result<u64, Interruption> {
+        self.go_on()?;
+        let (plugins, head) = (self.engine.plugins(), self.engine.identity().head().tid);
+        self.reader.refresh();
+        let until = end.min(next + IDS_AT_ONCE);
+        while next < until && found.len() < self.at_once {
+            let object = ObjectId(next);
+            next += 1;
+            let version = self.reader.snapshot(object, head);
+            let version = version.map_err(|error| Interruption::Unreadable(error.to_string()))?;
+            let Some(record) = version.and_then(|version| version.record.clone()) else { continue };
+            let Some(behavior) = plugins.behavior(&record.behavior) else { continue };
+            if behavior.schema() != record.schema {
+                found.push((object, record.behavior.clone(), record.schema));
+            }
+        }
+        Ok(next)
+    }
+
+    /// One step of the executor; answered when it is durable.
+    fn step(&mut self, objects: Vec<ObjectId>) -> Result<MigrationStep, Interruption> {
+        loop {
+            let (sender, receiver) = mpsc::channel();
+            let report = Box::new(move |step| _ = sender.send(step));
+            match ask(&self.engine, Doing::Migrate { objects: objects.clone(), report }) {
+                Ok(_) => return receiver.recv().map_err(|_| Refusal::Stopping.into()),
+                Err(Refusal::Overloaded) => thread::sleep(BACK_OFF),
+                Err(refusal) => return Err(refusal.into()),
+            }
+            self.go_on()?;
+        }
+    }
+
+    fn go_on(&self) -> Result<(), Interruption> {
+        let state = self.shared.lock();
+        match () {
+            () if state.stopping => Err(Refusal::Stopping.into()),
+            () if state.wanted != self.walk => Err(Interruption::Outdated),
+            () => Ok(()),
+        }
+    }
+
+    /// Takes down what a step did. Answers whether something is left that was not tried.
+    fn note(&self, step: &MigrationStep, objects: &[(ObjectId, Arc<str>, u32)]) -> bool {
+        let mut state = self.shared.lock();
+        state.set_behind(&step.behind);
+        for progress in &mut state.progress {
+            let Behind { behavior, from, to, .. } = &progress.behind;
+            progress.done += step.migrated.get(&(behavior.clone(), *from, *to)).copied().unwrap_or(0);
+            for (object, failure) in &step.failed {
+                let is_one = |it: &&(ObjectId, Arc<str>, u32)| it.0 == *object && it.1 == *behavior && it.2 == *from;
+                if objects.iter().find(is_one).is_some() {
+                    progress.failed += 1;
+                    if progress.failures.len() < FAILURES_SHOWN_MAX {
+                        progress.failures.push(FailedObject { object: *object, failure: failure.clone() });
+                    }
+                }
+            }
+        }
+        state.progress.iter().any(|it| it.behind.objects > it.failed)
+    }
+
+    /// Looks what is behind, and lets go of fallbacks that nothing needs any more. Answers whether something is left that was
+    /// not tried.
+    fn look(&mut self) -> Result<bool, Interruption> {
+        let (sender, receiver) = mpsc::channel();
+        let look = Box::new(move |plugins: &PluginSet, census: &Census| {
+            _ = sender.send((plugins.behind(census), needless_fallbacks(plugins, census)));
+        });
+        ask(&self.engine, Doing::Look { look })?;
+        let (behind, needless) = receiver.recv().map_err(|_| Refusal::Stopping)?;
+        if !needless.is_empty() {
+            self.release(needless)?;
+        }
+        self.shared.lock().set_behind(&behind);
+        self.forget_overcome()?;
+        Ok(self.shared.lock().progress.iter().any(|it| it.behind.objects > it.failed))
+    }
+
+    /// Forgets failures of objects that were deleted, or migrated when they were touched.
+    fn forget_overcome(&mut self) -> Result<(), Interruption> {
+        let head = self.engine.identity().head().tid;
+        for progress in self.shared.lock().progress.clone() {
+            for FailedObject { object, .. } in &progress.failures {
+                let version = self.reader.snapshot(*object, head);
+                let version = version.map_err(|error| Interruption::Unreadable(error.to_string()))?;
+                let record = version.and_then(|version| version.record.clone());
+                let Behind { behavior, from, .. } = &progress.behind;
+                if record.is_none_or(|record| record.schema != *from || record.behavior != *behavior) {
+                    self.shared.lock().forget(*object);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes fallbacks out of the set in force and retires them.
+    fn release(&self, needless: Vec<Arc<Generation>>) -> Result<(), Interruption> {
+        let digest = |it: &Arc<Generation>| (it.name().to_string(), Value::Text(it.digest().to_string()));
+        let plugins = Value::Map(needless.iter().map(digest).collect());
+        let note = Value::Map([("plugins".to_owned(), plugins)].into_iter().collect()).encode();
+        let leaving = needless.clone();
+        let admit: Admit = Box::new(move |plugins, census| {
+            let is_leaving = |it: &Arc<Generation>| leaving.iter().any(|other| Arc::ptr_eq(it, other));
+            // A swap may have come between.
+            if needless_fallbacks(plugins, census).iter().filter(|it| is_leaving(it)).count() != leaving.len() {
+                return Err("what needs the fallbacks has changed".to_owned());
+            }
+            Ok(plugins.fallbacks().filter(|it| !is_leaving(it)).cloned().collect())
+        });
+        match ask(&self.engine, Doing::Install { what: RELEASED, generations: Vec::new(), admit, note, remember: None })
+        {
+            Ok(_) => {
+                self.retirement.retire(needless);
+                Ok(())
+            }
+            Err(Refusal::NotAdmitted { .. }) => Ok(()),
+            Err(refusal) => Err(refusal.into()),
+        }
+    }
+}
+
+fn needless_fallbacks(plugins: &PluginSet, census: &Census) -> Vec<Arc<Generation>> {
+    let needed = plugins.needed_fallbacks(census);
+    plugins.fallbacks().filter(|it| !needed.iter().any(|needed| Arc::ptr_eq(it, needed))).cloned().collect()
+}
+
+impl State {
+    /// Takes over what is behind now, and keeps what is known about it.
+    fn set_behind(&mut self, behind: &[Behind]) {
+        let before = std::mem::take(&mut self.progress);
+        let known = |now: &Behind| {
+            let same = |it: &&Progress| {
+                (&it.behind.behavior, it.behind.from, it.behind.to) == (&now.behavior, now.from, now.to)
+            };
+            let (done, failed, failures) =
+                before.iter().find(same).map(|it| (it.done, it.failed, it.failures.clone())).unwrap_or_default();
+            Progress { behind: now.clone(), done, failed: failed.min(now.objects), failures }
+        };
+        self.progress = behind.iter().map(known).collect();
+    }
+
+    fn forget(&mut self, object: ObjectId) {
+        for progress in &mut self.progress {
+            progress.failures.retain(|failed| failed.object != object);
+        }
+    }
+}
