@@ -133,6 +133,8 @@ section! {
         /// How long one step of the migration in the background may keep commands waiting, in microseconds. An object that has
         /// been begun is finished.
         migration_step_us_max: u64 = 500, Some(1);
+        /// How long the migration in the background rests before each step, in milliseconds.
+        migration_rest_ms: u64 = 0, None;
     }
 }
 

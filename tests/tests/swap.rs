@@ -20,7 +20,15 @@ fn counting() -> (Home, Host, Client) {
 }
 
 fn counting_with(prepare: impl FnOnce(&mut Command)) -> (Home, Host, Client) {
-    let home = Home::new();
+    counting_in(Home::new(), prepare)
+}
+
+/// With no migration but at first touch.
+fn counting_lazily() -> (Home, Host, Client) {
+    counting_in(Home::with_settings("[plugins]\nmigration_rest_ms = 3600000\n"), |_| {})
+}
+
+fn counting_in(home: Home, prepare: impl FnOnce(&mut Command)) -> (Home, Host, Client) {
     let host = Host::start_with(&home, prepare);
     home.swap(&[&artifacts::plugin("counter")]);
     let mut client = host.client();
@@ -101,7 +109,7 @@ fn a_batch_goes_on_through_swaps() {
 
 #[test]
 fn objects_migrate_when_they_are_touched() {
-    let (home, host, mut client) = counting();
+    let (home, host, mut client) = counting_lazily();
     client.call("visits", "increment", &json!([10]));
     client.create("counter.Counter", "others");
     client.post("/v1/objects", &json!({ "derive": "visits", "name": "child" })).ok();
@@ -143,7 +151,7 @@ fn objects_migrate_when_they_are_touched() {
 #[test]
 fn a_derived_object_migrates_alike_before_and_after_its_parent() {
     for parent_first in [true, false] {
-        let (home, host, mut client) = counting();
+        let (home, host, mut client) = counting_lazily();
         client.call("visits", "increment", &json!([10]));
         client.post("/v1/objects", &json!({ "derive": "visits", "name": "child" })).ok();
         home.swap(&[&artifacts::plugin("counter-v2")]);
@@ -164,7 +172,7 @@ fn a_derived_object_migrates_alike_before_and_after_its_parent() {
 fn a_slot_with_a_new_name_is_inherited_whoever_migrates_first() {
     // What each sees after one of them was incremented, and so migrated, first.
     for (first, sees) in [("visits", [11, 11, 11]), ("child", [10, 11, 11]), ("grandchild", [10, 10, 11])] {
-        let (home, host, mut client) = counting();
+        let (home, host, mut client) = counting_lazily();
         client.call("visits", "increment", &json!([10]));
         for (child, parent) in [("child", "visits"), ("grandchild", "child")] {
             client.post("/v1/objects", &json!({ "derive": parent, "name": child })).ok();
@@ -418,12 +426,16 @@ fn a_library_with_a_false_manifest_is_refused_when_it_is_loaded() {
 
 #[test]
 fn a_plugin_that_cannot_read_the_objects_is_refused_by_the_plan() {
-    let (home, host, mut client) = counting();
-    home.swap(&[&artifacts::plugin("counter-v2")]);
-    client.call("visits", "increment", &json!([]));
+    let (home, host, mut client) = counting_lazily();
+    client.create("counter.Counter", "others");
+    let renamed = artifacts::renamed_counter();
+    let message = home.cli(&["swap", renamed.to_str().unwrap()]).failed(4);
+    assert!(message.contains("--irreversible"), "{message}");
+    home.run(&["swap", "--irreversible", renamed.to_str().unwrap()]);
+    client.call("visits", "increment", &json!([1]));
     let v1 = artifacts::plugin("counter");
     refused(&home, &host, &v1, "plan_refused", "1 objects of `counter.Counter` have schema version 2");
-    assert_eq!(client.call("visits", "increment", &json!([])), 2);
+    assert_eq!(client.call("visits", "increment", &json!([1])), 2);
     // What nobody has touched is still of version 1, so without `visits` version 1 can come back.
     client.delete("/v1/objects/visits").ok();
     home.swap(&[&v1]);

@@ -76,6 +76,8 @@ struct State {
     /// How many walks were asked for, and how many of them are done.
     wanted: u64,
     finished: u64,
+    /// How many wait for the end of a walk: then there is no rest.
+    waiting: usize,
     /// Whether the last walk broke off, and is tried again.
     broken_off: Option<String>,
     stopping: bool,
@@ -107,8 +109,8 @@ impl Migrator {
     pub fn start(engine: Arc<Engine>, retirement: Arc<Retirement>, settings: &config::Plugins) -> Migrator {
         let shared = Arc::new(Shared::default());
         let reader = Reader::new(engine.identity().clone());
-        let at_once = settings.migration_objects_max;
-        let walker = Walker { shared: shared.clone(), engine, retirement, reader, at_once, walk: 0 };
+        let (at_once, rest) = (settings.migration_objects_max, Duration::from_millis(settings.migration_rest_ms));
+        let walker = Walker { shared: shared.clone(), engine, retirement, reader, at_once, rest, walk: 0 };
         let thread = thread::Builder::new().name("migration".into()).spawn(move || walker.run());
         Migrator { shared, thread: Mutex::new(Some(thread.expect("the system gives a thread at start"))) }
     }
@@ -127,13 +129,15 @@ impl Migrator {
     pub fn finish(&self) -> Result<Vec<Progress>, String> {
         let mut state = self.shared.lock();
         state.wanted += 1;
+        state.waiting += 1;
         let walk = state.wanted;
         self.shared.changed.notify_all();
-        let state = self
+        let mut state = self
             .shared
             .changed
             .wait_while(state, |state| state.finished < walk && !state.stopping)
             .unwrap_or_else(PoisonError::into_inner);
+        state.waiting -= 1;
         if state.finished < walk {
             return Err(Refusal::Stopping.to_string());
         }
@@ -178,6 +182,8 @@ struct Walker {
     reader: Reader,
     /// How many objects one step takes.
     at_once: usize,
+    /// How long to rest before each.
+    rest: Duration,
     /// The walk under way.
     walk: u64,
 }
@@ -247,6 +253,7 @@ impl Walker {
             if found.is_empty() {
                 continue;
             }
+            self.rest()?;
             let objects = found.iter().map(|(object, ..)| *object).collect();
             let step = self.step(objects)?;
             left = self.note(&step, &found);
@@ -304,6 +311,17 @@ impl Walker {
             }
             self.go_on()?;
         }
+    }
+
+    /// Rests before a step, unless somebody waits.
+    fn rest(&mut self) -> Result<(), Interruption> {
+        if !self.rest.is_zero() {
+            self.reader.release();
+            let goes_on = |state: &mut State| state.wanted == self.walk && state.waiting == 0 && !state.stopping;
+            let state = self.shared.lock();
+            drop(self.shared.changed.wait_timeout_while(state, self.rest, goes_on));
+        }
+        self.go_on()
     }
 
     fn go_on(&self) -> Result<(), Interruption> {
