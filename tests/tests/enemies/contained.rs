@@ -1,6 +1,6 @@
 //! Enemies whose message fails alone, or that do nothing but what they may.
 
-use theseus_tests::json;
+use theseus_tests::{Home, Host, artifacts, fixtures, json};
 
 use crate::{
     arena::{Arena, STRIKE},
@@ -20,6 +20,7 @@ pub(crate) const CASES: &[Case] = &[
     Case { plugin: "log_without_end", run: log_without_end },
     Case { plugin: "wander", run: wander },
     Case { plugin: "upgrade_storm", run: upgrade_storm },
+    Case { plugin: "vandal", run: |_| vandal() },
 ];
 
 #[test]
@@ -109,6 +110,23 @@ fn wander(arena: &mut Arena) -> String {
     arena.admit("wander");
     let shown = arena.send(STRIKE).ok()["result"].to_string();
     // What the host opens from now on, it finds.
-    arena.home.swap(&[&theseus_tests::artifacts::plugin("ledger")]);
+    arena.home.swap(&[&artifacts::plugin("ledger")]);
+    shown
+}
+
+/// On a host of its own, since nothing is left of it. It may do all that, so what counts is that nothing is forgotten.
+fn vandal() -> String {
+    let home = Home::new();
+    let host = Host::start(&home);
+    home.swap(&[&artifacts::plugin("counter"), &fixtures::enemy("vandal")]);
+    let mut client = host.client();
+    client.create("counter.Counter", "visits");
+    client.create("enemy.Enemy", "enemy");
+    client.call("visits", "increment", &json!([7]));
+    let tid = client.post("/v1/objects/2/strike", &json!([])).ok()["tid"].as_u64().unwrap();
+    home.cli(&["get", "visits"]).failed(1);
+    let shown = home.run(&["get", "1", "--at", &(tid - 1).to_string()]);
+    host.stop();
+    home.verify();
     shown
 }
