@@ -17,6 +17,7 @@ use super::{
     manifest::{self, shorten},
     needed,
     refusal::Refusal,
+    store::Staged,
 };
 
 /// What the file of an acceptable plugin says.
@@ -117,14 +118,23 @@ pub fn inspect(bytes: &[u8]) -> Result<Inspection, Refusal> {
     look(bytes).1
 }
 
+/// Judges a staged file like [`inspect`].
+///
+/// # Errors
+///
+/// As [`inspect`].
+pub fn inspect_staged(staged: &Staged) -> Result<Inspection, Refusal> {
+    judge(staged.bytes(), || staged.digest(), &mut Findings::default())
+}
+
 /// Judges the bytes of a file like [`inspect`], and tells what could be read even if it is refused.
 pub fn look(bytes: &[u8]) -> (Findings, Result<Inspection, Refusal>) {
     let mut findings = Findings::default();
-    let judgement = judge(bytes, &mut findings);
+    let judgement = judge(bytes, || Digest::of(bytes), &mut findings);
     (findings, judgement)
 }
 
-fn judge(bytes: &[u8], findings: &mut Findings) -> Result<Inspection, Refusal> {
+fn judge(bytes: &[u8], digest: impl FnOnce() -> Digest, findings: &mut Findings) -> Result<Inspection, Refusal> {
     let library = SharedLibrary::parse(bytes)?;
     let description = manifest::read(&library);
     // What does not carry a note is nobody's plugin, and is not worth the search for what it needs.
@@ -150,5 +160,5 @@ fn judge(bytes: &[u8], findings: &mut Findings) -> Result<Inspection, Refusal> {
         needed::Searched::SomePlaces => warnings.push(Warning::LibrariesNotFound(missing)),
     }
     let manifest = manifest.clone();
-    Ok(Inspection { digest: Digest::of(bytes), manifest, version, requires, capabilities, warnings })
+    Ok(Inspection { digest: digest(), manifest, version, requires, capabilities, warnings })
 }

@@ -26,7 +26,7 @@ pub use boundary::{CallHost, FAILURE_MESSAGE_BYTES_MAX, LOG_LINE_BYTES_MAX};
 pub use digest::{Digest, ParseDigestError};
 pub use flood::limit_log;
 pub use generation::{Behavior, CallBuffers, Generation, GenerationNumber, MethodId};
-pub use inspect::{Dependency, Findings, Inspection, Library, Warning, inspect, look};
+pub use inspect::{Dependency, Findings, Inspection, Library, Warning, inspect, inspect_staged, look};
 pub use loader::{LoadError, load};
 pub use manifest::NAME_BYTES_MAX;
 pub use refusal::Refusal;

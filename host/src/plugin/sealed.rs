@@ -5,7 +5,12 @@
 //! the descriptor is open, so each copy is a new image.
 //! On other systems it is a read-only file with a name of its own in a directory that only this user may enter.
 
-use std::{fs::File, io, os::unix::fs::FileExt, path::Path};
+use std::{
+    fs::File,
+    io::{self, Take},
+    os::unix::fs::FileExt,
+    path::Path,
+};
 
 /// An unchangeable copy of some bytes that the dynamic linker can open.
 #[derive(Debug)]
@@ -19,7 +24,7 @@ pub(super) struct SealedFile {
 impl SealedFile {
     /// Reads the whole copy back.
     pub(super) fn read(&self) -> io::Result<Vec<u8>> {
-        let mut bytes = vec![0; self.length as usize]; // the copy was made from memory, so its length fits
+        let mut bytes = vec![0; self.length as usize]; // files of plugins are bounded, so it fits
         self.file.read_exact_at(&mut bytes, 0)?;
         Ok(bytes)
     }
@@ -32,19 +37,22 @@ impl SealedFile {
 
 #[cfg(target_os = "linux")]
 impl SealedFile {
-    /// Copies `bytes`; `origin` names the copy in `/proc/self/maps`, for people.
-    pub(super) fn copy_of(bytes: &[u8], origin: &Path) -> io::Result<SealedFile> {
+    /// Copies a file to its end, or as much of it as is taken; `origin` names the copy in `/proc/self/maps`, for people.
+    pub(super) fn copy_of(mut original: Take<File>, origin: &Path) -> io::Result<SealedFile> {
         use rustix::fs::{MemfdFlags, SealFlags};
 
         // The kernel takes names of up to 249 bytes.
         let stem: String = origin.file_stem().unwrap_or_default().to_string_lossy().chars().take(48).collect();
-        let file = File::from(rustix::fs::memfd_create(
+        let mut file = File::from(rustix::fs::memfd_create(
             format!("theseus:{stem}"),
             MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING,
         )?);
-        file.write_all_at(bytes, 0)?;
+        // From file to file the kernel copies by itself.
+        io::copy(&mut original, &mut file)?;
         rustix::fs::fcntl_add_seals(&file, SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL)?;
-        Ok(SealedFile { file, length: bytes.len() as u64 })
+        // Asked now that nobody can make it longer any more.
+        let length = file.metadata()?.len();
+        Ok(SealedFile { file, length })
     }
 
     /// Where the dynamic linker finds it; unique in this process while the value lives.
@@ -62,8 +70,8 @@ impl SealedFile {
 
 #[cfg(not(target_os = "linux"))]
 impl SealedFile {
-    /// Copies `bytes`; the copy carries the file name of `origin`, for people.
-    pub(super) fn copy_of(bytes: &[u8], origin: &Path) -> io::Result<SealedFile> {
+    /// Copies a file to its end, or as much of it as is taken; the copy carries the file name of `origin`, for people.
+    pub(super) fn copy_of(mut original: Take<File>, origin: &Path) -> io::Result<SealedFile> {
         use std::{
             os::unix::fs::{DirBuilderExt, OpenOptionsExt},
             sync::atomic::{AtomicU64, Ordering},
@@ -74,9 +82,9 @@ impl SealedFile {
         let directory = std::env::temp_dir().join(format!("theseus-{}-{number}", std::process::id()));
         std::fs::DirBuilder::new().mode(0o700).create(&directory)?;
         let path = directory.join(origin.file_name().unwrap_or("plugin.so".as_ref()));
-        let file = File::options().read(true).write(true).create_new(true).mode(0o400).open(&path)?;
-        file.write_all_at(bytes, 0)?;
-        Ok(SealedFile { file, length: bytes.len() as u64, directory })
+        let mut file = File::options().read(true).write(true).create_new(true).mode(0o400).open(&path)?;
+        let length = io::copy(&mut original, &mut file)?;
+        Ok(SealedFile { file, length, directory })
     }
 
     /// Where the dynamic linker finds it; unique in this process while the value lives.

@@ -5,9 +5,10 @@
 //! [kept](Store::keep), and gives back [checked](Store::fetch) copies.
 
 use std::{
+    collections::BTreeMap,
     fs::{self, File},
-    io::{self, Read, Write},
-    os::unix::fs::{DirBuilderExt, FileTypeExt, OpenOptionsExt},
+    io::{self, Read, Take, Write},
+    os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::Mutex,
 };
@@ -21,20 +22,24 @@ use super::{
 /// The largest plugin file that is ever taken in or read back, in bytes, whatever the configuration allows.
 pub const FILE_BYTES_LIMIT: u64 = 1 << 30;
 
+/// How many files of the store are known to be whole at once.
+const STAMPS_MAX: usize = 1024;
+
 /// A plugin file that was read once and cannot change any more. Nothing of it was believed or run yet.
 #[derive(Debug)]
 pub struct Staged {
     digest: Digest,
     origin: PathBuf,
     file: SealedFile,
+    bytes: Vec<u8>,
 }
 
 impl Staged {
-    fn seal(bytes: &[u8], origin: &Path) -> io::Result<Staged> {
-        let file = SealedFile::copy_of(bytes, origin)?;
+    fn seal(original: Take<File>, origin: &Path) -> io::Result<Staged> {
+        let file = SealedFile::copy_of(original, origin)?;
         // Hashed is what the copy holds, not what went into it: the digest speaks of the bytes that can be loaded.
-        let digest = Digest::of(&file.read()?);
-        Ok(Staged { digest, origin: origin.to_path_buf(), file })
+        let bytes = file.read()?;
+        Ok(Staged { digest: Digest::of(&bytes), origin: origin.to_path_buf(), file, bytes })
     }
 
     /// The digest of its bytes.
@@ -52,13 +57,9 @@ impl Staged {
         self.file.length()
     }
 
-    /// Its bytes, for [`inspect`](super::inspect::inspect).
-    ///
-    /// # Errors
-    ///
-    /// If the copy cannot be read, which takes a machine in trouble.
-    pub fn read(&self) -> io::Result<Vec<u8>> {
-        self.file.read()
+    /// Its bytes.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
     }
 
     /// The copy itself, for the dynamic linker.
@@ -127,28 +128,20 @@ pub fn stage(path: &Path, bytes_max: u64) -> Result<Staged, StageError> {
 ///
 /// See [`StageError`].
 pub fn stage_from_source(path: &Path, bytes_max: u64) -> Result<(Staged, Source), StageError> {
-    let (bytes, source) = read_file(path, bytes_max.min(FILE_BYTES_LIMIT))?;
-    match Staged::seal(&bytes, path) {
-        Ok(staged) => Ok((staged, source)),
-        Err(source) => Err(StageError::Seal { path: path.to_path_buf(), source }),
-    }
-}
-
-/// Reads a regular file of at most `bytes_max` bytes through one descriptor.
-fn read_file(path: &Path, bytes_max: u64) -> Result<(Vec<u8>, Source), StageError> {
+    let bytes_max = bytes_max.min(FILE_BYTES_LIMIT);
     let owned = || path.to_path_buf();
     let (file, provenance) = source::open(path).map_err(|source| StageError::Open { path: owned(), source })?;
     let metadata = file.metadata().map_err(|source| StageError::Read { path: owned(), source })?;
     if !metadata.is_file() {
         return Err(StageError::NotAFile { path: owned(), kind: kind_of(metadata.file_type()) });
     }
-    let mut bytes = Vec::with_capacity(metadata.len().min(bytes_max) as usize);
     // One byte more than allowed tells a file of exactly the limit from a larger one, even if it grows meanwhile.
-    file.take(bytes_max + 1).read_to_end(&mut bytes).map_err(|source| StageError::Read { path: owned(), source })?;
-    if bytes.len() as u64 > bytes_max {
+    let staged = Staged::seal(file.take(bytes_max + 1), path);
+    let staged = staged.map_err(|source| StageError::Seal { path: owned(), source })?;
+    if staged.length() > bytes_max {
         return Err(StageError::TooLarge { path: owned(), bytes_max });
     }
-    Ok((bytes, provenance))
+    Ok((staged, provenance))
 }
 
 fn kind_of(file_type: fs::FileType) -> &'static str {
@@ -167,8 +160,21 @@ fn kind_of(file_type: fs::FileType) -> &'static str {
 #[derive(Debug)]
 pub struct Store {
     directory: PathBuf,
-    /// Held while a file is published, so that two threads do not write one temporary file.
-    publishing: Mutex<()>,
+    /// The files that were found whole, as they were then. Held while a file is published, so that two threads do not write one
+    /// temporary file.
+    whole: Mutex<BTreeMap<Digest, Stamp>>,
+}
+
+/// What changes with a file's content: its inode, its length, and when it was changed last, in nanoseconds.
+type Stamp = (u64, u64, i128);
+
+fn stamp(path: &Path) -> io::Result<Stamp> {
+    let metadata = fs::metadata(path)?;
+    if !metadata.is_file() {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    let changed_ns = i128::from(metadata.ctime()) * 1_000_000_000 + i128::from(metadata.ctime_nsec());
+    Ok((metadata.ino(), metadata.len(), changed_ns))
 }
 
 /// Why the store could not be opened or written.
@@ -218,7 +224,7 @@ impl Store {
     pub fn open(directory: &Path) -> Result<Store, KeepError> {
         let made = fs::DirBuilder::new().recursive(true).mode(0o755).create(directory);
         made.map_err(|source| KeepError { action: "make the plugin store", path: directory.to_path_buf(), source })?;
-        Ok(Store { directory: directory.to_path_buf(), publishing: Mutex::new(()) })
+        Ok(Store { directory: directory.to_path_buf(), whole: Mutex::default() })
     }
 
     /// Where the file with this digest is, or would be.
@@ -234,13 +240,24 @@ impl Store {
     /// If the disk is full or fails; the store is then as it was.
     pub fn keep(&self, staged: &Staged) -> Result<(), KeepError> {
         // A thread that panicked here left at most a temporary file, which the next one overwrites.
-        let _alone = self.publishing.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut whole = self.whole.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let path = self.path(staged.digest);
-        let is_whole = |(bytes, _): (Vec<u8>, Source)| Digest::of(&bytes) == staged.digest;
-        if read_file(&path, staged.length()).is_ok_and(is_whole) {
+        let found = stamp(&path).ok().filter(|(_, length, _)| *length == staged.length());
+        if found.is_some() && found == whole.get(&staged.digest).copied() {
             return Ok(());
         }
-        let bytes = staged.read().map_err(failed("read back", &staged.origin))?;
+        let Some(stamp) = found.filter(|_| fs::read(&path).is_ok_and(|bytes| Digest::of(&bytes) == staged.digest))
+        else {
+            return self.publish(staged, &path);
+        };
+        if whole.len() >= STAMPS_MAX {
+            whole.clear();
+        }
+        whole.insert(staged.digest, stamp);
+        Ok(())
+    }
+
+    fn publish(&self, staged: &Staged, path: &Path) -> Result<(), KeepError> {
         let temporary = path.with_extension("so.tmp");
         remove_if_there(&temporary).map_err(failed("clear away", &temporary))?;
         let mut file = File::options()
@@ -249,8 +266,8 @@ impl Store {
             .mode(0o444)
             .open(&temporary)
             .map_err(failed("create", &temporary))?;
-        file.write_all(&bytes).and_then(|()| file.sync_all()).map_err(failed("write", &temporary))?;
-        fs::rename(&temporary, &path).map_err(failed("publish", &path))?;
+        file.write_all(&staged.bytes).and_then(|()| file.sync_all()).map_err(failed("write", &temporary))?;
+        fs::rename(&temporary, path).map_err(failed("publish", path))?;
         File::open(&self.directory).and_then(|directory| directory.sync_all()).map_err(failed("sync", &self.directory))
     }
 
@@ -300,7 +317,7 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         let staged = staged(home.path(), b"first");
         fs::write(home.path().join("offered.so"), b"other").unwrap();
-        assert_eq!(staged.read().unwrap(), b"first");
+        assert_eq!(staged.bytes(), b"first");
         assert_eq!(staged.digest(), Digest::of(b"first"));
         assert_eq!(staged.length(), 5);
     }
@@ -357,8 +374,8 @@ mod tests {
         // What a crash before the rename left behind is no obstacle.
         fs::write(path.with_extension("so.tmp"), b"hal").unwrap();
         store.keep(&staged).unwrap();
-        assert_eq!(store.fetch(staged.digest()).unwrap().read().unwrap(), b"a plugin");
-        let inode = |path: &Path| std::os::unix::fs::MetadataExt::ino(&fs::metadata(path).unwrap());
+        assert_eq!(store.fetch(staged.digest()).unwrap().bytes(), b"a plugin");
+        let inode = |path: &Path| fs::metadata(path).unwrap().ino();
         let before = inode(&path);
         store.keep(&staged).unwrap();
         assert_eq!(inode(&path), before, "a whole file is left alone");

@@ -477,8 +477,7 @@ fn load_plugins(store: &Store, resume: &Resume, granted: &[Capability]) -> Resul
         let fail =
             |problem: &dyn std::fmt::Display| OpenError::Plugin { plugin: name.clone(), problem: problem.to_string() };
         let staged = store.fetch(Digest::from_bytes(*digest)).map_err(|error| fail(&error))?;
-        let bytes = staged.read().map_err(|error| fail(&error))?;
-        let mut inspection = plugin::inspect(&bytes).map_err(|error| fail(&error))?;
+        let mut inspection = plugin::inspect_staged(&staged).map_err(|error| fail(&error))?;
         // It was granted what it asks for when it was swapped in. If the settings have become stricter, it works without.
         inspection.capabilities.retain(|capability| granted.contains(capability));
         let generation = Arc::new(plugin::load(staged, inspection).map_err(|error| fail(&error))?);

@@ -93,7 +93,7 @@ fn plugins(home: &Home, generations: &[(String, [u8; 32])]) -> Vec<PluginView> {
         .map(|(name, digest)| {
             let digest = Digest::from_bytes(*digest);
             let staged = store.as_ref().and_then(|store| store.fetch(digest).ok());
-            let manifest = staged.and_then(|staged| plugin::inspect(&staged.read().ok()?).ok()).map(|it| it.manifest);
+            let manifest = staged.and_then(|staged| plugin::inspect_staged(&staged).ok()).map(|it| it.manifest);
             let behaviors = manifest.iter().flat_map(|manifest| &manifest.behaviors);
             let (name, is_fallback) = PluginSet::recorded_name(name);
             PluginView {

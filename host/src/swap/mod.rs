@@ -172,10 +172,9 @@ fn examine(paths: &[PathBuf], policy: Policy<'_>) -> Result<Vec<Candidate>, Swap
 
 fn examine_one(path: &Path, policy: Policy<'_>) -> Result<Candidate, SwapError> {
     let (staged, source) = plugin::stage_from_source(path, policy.settings.file_bytes_max)?;
-    let bytes = staged.read().map_err(|source| StageError::Read { path: path.to_owned(), source })?;
-    let inspection =
-        plugin::inspect(&bytes).map_err(|refusal| SwapError::Inspect { path: path.to_owned(), refusal })?;
-    let permitted = policy.provenance(&source, &bytes).and_then(|source| policy.permit(&source, &inspection));
+    let inspection = plugin::inspect_staged(&staged);
+    let inspection = inspection.map_err(|refusal| SwapError::Inspect { path: path.to_owned(), refusal })?;
+    let permitted = policy.provenance(&source, staged.bytes()).and_then(|source| policy.permit(&source, &inspection));
     permitted.map_err(|denial| SwapError::Denied { path: path.to_owned(), denial })?;
     Ok(Candidate { path: path.to_owned(), inspection, staged })
 }

@@ -60,7 +60,7 @@ fn no_code_of_a_refused_file_runs() {
 fn the_trap_is_refused() {
     let library = std::env::var_os("THESEUS_FIXTURE_LIBRARY").unwrap();
     let staged = stage(library.as_ref(), FILE_BYTES_LIMIT).unwrap();
-    assert_eq!(refusal(&staged.read().unwrap()), Refusal::NoManifest);
+    assert_eq!(refusal(staged.bytes()), Refusal::NoManifest);
 }
 
 #[test]

@@ -183,7 +183,7 @@ fn two_thousand_cycles() {
     let tally = keep(&std::fs::read(fixtures::tally()).unwrap());
     let loaded = |digest| {
         let staged = store.fetch(digest).unwrap();
-        let inspection = inspect(&staged.read().unwrap()).unwrap();
+        let inspection = inspect_staged(&staged).unwrap();
         load(staged, inspection).unwrap()
     };
     let cycle = || {

@@ -34,7 +34,7 @@ fn staged(bytes: &[u8]) -> Staged {
 
 fn try_load(bytes: &[u8]) -> Result<Generation, LoadError> {
     let staged = staged(bytes);
-    let inspection = inspect(&staged.read().unwrap()).unwrap();
+    let inspection = inspect_staged(&staged).unwrap();
     load(staged, inspection)
 }
 
