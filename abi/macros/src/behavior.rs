@@ -113,6 +113,14 @@ fn load(slots: &[Slot<'_>]) -> TokenStream {
             let (#value, #arrived) = reader.slot::<#ty>(#name, #type_name)?;
         }
     });
+    // What has no slots mostly comes with none, and then there is nothing to look at.
+    let shortcut = slots.is_empty().then(|| {
+        quote! {
+            if slots == [0xa0] {
+                return ::core::result::Result::Ok((Self {}, []));
+            }
+        }
+    });
     let object = if slots.is_empty() {
         quote! { Self {} }
     } else {
@@ -127,10 +135,12 @@ fn load(slots: &[Slot<'_>]) -> TokenStream {
         }
     };
     quote! {
+        #[inline]
         fn load<'de>(
             slots: &'de [u8],
             unknown: &mut dyn ::core::ops::FnMut(&'de str),
         ) -> ::core::result::Result<(Self, Self::Arrived<'de>), ::theseus_plugin::__private::Error> {
+            #shortcut
             #[allow(unused_mut, reason = "a behaviour may have no slots")]
             let mut reader = ::theseus_plugin::__private::SlotReader::new(slots, unknown)?;
             #(#decoded)*

@@ -167,9 +167,13 @@ pub fn arguments<'de, const N: usize>(
     encoded: &'de [u8],
     signature: &'static Signature<N>,
 ) -> Result<[Option<&'de [u8]>; N], Error> {
-    if encoded.is_empty() {
-        return Ok([None; N]);
-    }
+    if encoded.is_empty() { Ok([None; N]) } else { given_arguments(encoded, signature) }
+}
+
+fn given_arguments<'de, const N: usize>(
+    encoded: &'de [u8],
+    signature: &'static Signature<N>,
+) -> Result<[Option<&'de [u8]>; N], Error> {
     let mut reader = Reader::new(encoded);
     let found = match reader.peek() {
         Ok(Kind::Map) => by_name(encoded, signature),

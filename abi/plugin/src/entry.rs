@@ -34,11 +34,17 @@ pub(crate) fn host() -> Result<HostTableRef, Error> {
 
 #[inline]
 fn guarded(entry: impl FnOnce() -> Result<(), Error>) -> RResult<(), Failure> {
+    // Small results only: whoever moves a failure's room about pays for it with each call, also where there is none.
     match catch_unwind(AssertUnwindSafe(entry)) {
         Ok(Ok(())) => ROk(()),
-        Ok(Err(error)) => RErr(error.into()),
+        Ok(Err(error)) => failed(error),
         Err(payload) => RErr(panic::failure(payload)),
     }
+}
+
+#[cold]
+fn failed(error: Error) -> RResult<(), Failure> {
+    RErr(error.into())
 }
 
 pub(crate) extern "C" fn init<P: Plugin>(host: HostTableRef) -> RResult<(), Failure> {

@@ -130,6 +130,10 @@ fn next_token() -> u64 {
 }
 
 /// Runs `call` as the innermost call of this thread: requests with the token that it is given reach `host`.
+///
+/// Inlined, as [`lend`] is: what a closure captures would go through memory in other pieces than it is read, and waiting for that
+/// costs more than all the rest of a call.
+#[inline(always)]
 pub(super) fn with_host<R>(host: &mut dyn CallHost, call: impl FnOnce(CallToken) -> R) -> R {
     let token = next_token();
     let host: *mut (dyn CallHost + '_) = host;
@@ -237,6 +241,7 @@ fn cut(bytes: &[u8], bytes_max: usize) -> String {
 ///
 /// A plugin is meant to append, which makes the vector grow through its owner's allocator. It can also put a vector of its own
 /// in the place, and that one must not outlive the plugin.
+#[inline(always)] // as `with_host`
 pub(super) fn lend<R>(out: &mut RVec<u8>, write: impl FnOnce(&mut RVec<u8>) -> R) -> R {
     out.clear();
     let before = allocator_of(out);

@@ -267,17 +267,22 @@ impl Behavior {
             return Err(self.no_such_method(method));
         };
         let CallBuffers { result, changes } = out;
-        let outcome = boundary::lend(result, |result| {
+        // Out of the way of the calls that succeed: handing a failure's room up through the closures costs as much as the call.
+        let mut failed = None;
+        boundary::lend(result, |result| {
             boundary::lend(changes, |changes| {
                 boundary::with_host(host, |token: CallToken| {
                     let (slots, arguments) = (RSlice::from_slice(slots), RSlice::from_slice(arguments));
                     let (receiver, method) = (receiver.0, method.0);
-                    (self.functions.call)(&mut Call { token, receiver, method, slots, arguments, result, changes })
+                    let mut call = Call { token, receiver, method, slots, arguments, result, changes };
+                    if let RResult::RErr(failure) = (self.functions.call)(&mut call) {
+                        failed = Some(Box::new(boundary::own_failure(failure)));
+                    }
                 })
             })
         });
-        if let RResult::RErr(failure) = outcome {
-            return Err(boundary::own_failure(failure));
+        if let Some(failure) = failed {
+            return Err(*failure);
         }
         if !result.is_empty() {
             boundary::check_value("result", result).map_err(|failure| self.blame(&description.name, failure))?;

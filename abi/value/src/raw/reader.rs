@@ -236,7 +236,10 @@ impl<'de> Reader<'de> {
     #[inline]
     pub(crate) fn item_at(&mut self, depth: usize) -> Result<&'de [u8], DecodeError> {
         let start = self.position;
-        self.skip(depth)?;
+        match self.bytes.get(start) {
+            Some(head) if is_whole(*head) => self.position += 1,
+            _ => self.skip(depth)?,
+        }
         Ok(&self.bytes[start..self.position])
     }
 
@@ -374,12 +377,30 @@ impl<'de> Reader<'de> {
     }
 }
 
+/// Whether a byte is a whole item: a small integer, null, a boolean. Most results and many arguments are.
+#[inline]
+fn is_whole(head: u8) -> bool {
+    const LEAST_WITH_MORE: u8 = 24;
+    match head >> 5 {
+        UNSIGNED | NEGATIVE => head & 0x1f < LEAST_WITH_MORE,
+        _ => matches!(head, NULL | FALSE | TRUE),
+    }
+}
+
 /// Checks that `bytes` are one whole deterministic item and nothing else.
 ///
 /// # Errors
 ///
 /// What is wrong first.
+#[inline]
 pub fn validate(bytes: &[u8]) -> Result<(), DecodeError> {
+    match bytes {
+        [head] if is_whole(*head) => Ok(()),
+        _ => validate_longer(bytes),
+    }
+}
+
+fn validate_longer(bytes: &[u8]) -> Result<(), DecodeError> {
     let mut reader = Reader::new(bytes);
     reader.item()?;
     reader.finish()

@@ -9,9 +9,10 @@ use super::SwapsError;
 /// What a process holds at one moment.
 #[derive(Serialize, Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Resources {
-    /// All resident memory, in bytes. That includes the pages of the identity's files that happen to be mapped.
+    /// All resident memory, in bytes. That includes pages of the identity's files, which are mapped and grow with the history, and
+    /// which the kernel takes back when it likes.
     pub resident: u64,
-    /// Resident memory that is the process's own, in bytes: anonymous, or of files in memory as plugins are.
+    /// Resident memory that belongs to no file, in bytes.
     pub own: u64,
     /// Mappings.
     pub mappings: u64,
@@ -39,7 +40,7 @@ impl Resources {
         let bytes = |field: &str| field_of(&status, field).unwrap_or(0) * 1024;
         Ok(Resources {
             resident: bytes("VmRSS"),
-            own: bytes("RssAnon") + bytes("RssShmem"),
+            own: bytes("RssAnon"),
             mappings: maps.lines().count() as u64,
             plugin_mappings: maps.lines().filter(|line| line.contains("/memfd:theseus")).count() as u64,
             threads: count("task")?,
