@@ -1,0 +1,72 @@
+//! How fast an identity is verified: every hash, link and pointer of the history, and the object table against it.
+//!
+//! Prints one JSON line. The bound is 300 MB of history a second, read from the page cache.
+
+use std::{sync::Arc, time::Instant};
+
+use serde_json::json;
+use theseus_host::identity::{Committer, Draft, Identity, Incarnation, ObjectRecord, Opened, Outcome, Place, Writer};
+use theseus_value::{ObjectId, Value};
+
+const OBJECTS: u64 = 200_000;
+const BATCH: u64 = 1_000;
+
+fn main() {
+    let transactions: u64 = std::env::var("TRANSACTIONS").ok().and_then(|text| text.parse().ok()).unwrap_or(2_000_000);
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let place = Place {
+        history: folder.path().join("history"),
+        objects: folder.path().join("objects"),
+        history_bytes_max: 64 << 30,
+        objects_bytes_max: 16 << 30,
+    };
+    Identity::create(&place).expect("a new identity");
+    fill(&place, transactions);
+    let started = Instant::now();
+    let found = theseus_host::identity::verify(&place, &mut |_, _| {}).expect("the storage works");
+    let seconds = started.elapsed().as_secs_f64();
+    assert!(found.damage.is_empty(), "{:?}", found.damage);
+    let megabytes = found.bytes as f64 / 1e6;
+    let line = json!({
+        "bench": "verify", "transactions": found.transactions, "rows": found.rows, "megabytes": megabytes.round(),
+        "seconds": seconds, "megabytes_per_second": megabytes / seconds, "bound": 300,
+        "transactions_per_second": found.transactions as f64 / seconds,
+    });
+    println!("{line}");
+}
+
+/// Writes transactions that each write one of the objects, in an order that looks random, as a host would.
+fn fill(place: &Place, transactions: u64) {
+    let Opened { identity, resume } = Identity::open(place, false).expect("the identity opens");
+    let mut writer = Writer::new(identity.clone(), &resume);
+    let mut committer = Committer::new(identity.clone(), Incarnation(1));
+    let generations: Arc<[_]> = Arc::new([("counter".to_owned(), [7; 32])]);
+    let arguments = Value::Array(vec![Value::Int(1)]).encode();
+    for n in 0..transactions {
+        let object = ObjectId(1 + n.wrapping_mul(0x9e37_79b9_7f4a_7c15) % OBJECTS);
+        let slots = [("count", Value::Int(n.into())), ("note", Value::Text("x".repeat(64)))];
+        let slots = Value::Map(slots.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()).encode();
+        let record = ObjectRecord { behavior: "counter.Counter".into(), schema: 1, parents: [].into(), slots: slots.into() };
+        let request_id = format!("request-{n}");
+        let draft = Draft {
+            request_id: Some(&request_id),
+            target: Some(object),
+            method: "increment",
+            arguments: &arguments,
+            time_us: 1_700_000_000_000_000 + n,
+            seed: n,
+            outcome: Arc::new(Outcome::Done([0x05].into())),
+            writes: &[(object, Some(Arc::new(record)))],
+            names: &[],
+        };
+        writer.record(&draft).expect("the storage works");
+        if (n + 1) % BATCH == 0 || n + 1 == transactions {
+            let head = committer.append(writer.close_batch(), &generations, 1).expect("the storage works");
+            committer.publish(head);
+        }
+        if (n + 1) % 400_000 == 0 || n + 1 == transactions {
+            let plan = writer.plan_checkpoint(1_000_000, 0).expect("nothing else is under way");
+            identity.checkpoint(plan).expect("the storage works");
+        }
+    }
+}
