@@ -46,7 +46,8 @@ fn fill(place: &Place, transactions: u64) {
         let object = ObjectId(1 + n.wrapping_mul(0x9e37_79b9_7f4a_7c15) % OBJECTS);
         let slots = [("count", Value::Int(n.into())), ("note", Value::Text("x".repeat(64)))];
         let slots = Value::Map(slots.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()).encode();
-        let record = ObjectRecord { behavior: "counter.Counter".into(), schema: 1, parents: [].into(), slots: slots.into() };
+        let record =
+            ObjectRecord { behavior: "counter.Counter".into(), schema: 1, parents: [].into(), slots: slots.into() };
         let request_id = format!("request-{n}");
         let draft = Draft {
             request_id: Some(&request_id),

@@ -11,7 +11,7 @@
 //! naming      = [name, object / null]
 //! ```
 //!
-//! Transactions are wrapped in byte strings so that a reader steps over those it does not want. An [`Index`] beside the record
+//! Transactions are wrapped in byte strings so that a reader steps over those it does not want. An [`Index`](super::index::Index) beside the record
 //! finds one of them, and tells whether it is whole, without reading the others: a record may hold thousands.
 
 use std::sync::Arc;
@@ -21,10 +21,10 @@ use theseus_value::{
     DecodeError, ObjectId,
     raw::{Reader, Writer},
 };
-use twox_hash::XxHash3_64;
 
 use super::{
     Incarnation, ObjectRecord, RecordHash, Tid, Version,
+    index::Index,
     record::{expect_array, small},
 };
 
@@ -184,68 +184,6 @@ fn optional_object(writer: &mut Writer<'_>, object: Option<ObjectId>) {
     }
 }
 
-/// An entry of an [`Index`], in bytes: where a transaction ends, and its checksum.
-const ENTRY_BYTES: usize = 12;
-/// A number of an [`Index`], in bytes.
-const WORD_BYTES: usize = 4;
-
-/// Where each transaction of a record is, with a checksum of its own: `[u32 length of the header, (u32 end, u64 XXH3)...,
-/// u32 count]`, little-endian. Ends count from the end of the header; the seed of a checksum is the transaction's tid.
-///
-/// It repeats what the record says, so it is not part of the record's hash.
-#[derive(Clone, Copy)]
-pub(super) struct Index<'a> {
-    header_bytes: usize,
-    entries: &'a [[u8; ENTRY_BYTES]],
-}
-
-impl<'a> Index<'a> {
-    fn encode(first: Tid, header_bytes: usize, ends: &[u32], transactions: &[u8]) -> Vec<u8> {
-        let mut index = Vec::with_capacity(2 * WORD_BYTES + ends.len() * ENTRY_BYTES);
-        index.extend_from_slice(&(header_bytes as u32).to_le_bytes());
-        let mut start = 0;
-        for (tid, end) in (first.0..).zip(ends) {
-            let bytes = &transactions[start..*end as usize];
-            index.extend_from_slice(&end.to_le_bytes());
-            index.extend_from_slice(&XxHash3_64::oneshot_with_seed(tid, bytes).to_le_bytes());
-            start = *end as usize;
-        }
-        index.extend_from_slice(&(ends.len() as u32).to_le_bytes());
-        index
-    }
-
-    /// Splits what is stored into the record and its index; none if it is too short for one.
-    pub(super) fn split(stored: &'a [u8]) -> Option<(&'a [u8], Index<'a>)> {
-        let (rest, count) = stored.split_last_chunk::<WORD_BYTES>()?;
-        let entries_bytes = (u32::from_le_bytes(*count) as usize).checked_mul(ENTRY_BYTES)?;
-        let (rest, entries) = rest.split_at_checked(rest.len().checked_sub(entries_bytes)?)?;
-        let (record, header_bytes) = rest.split_last_chunk::<WORD_BYTES>()?;
-        let (entries, _) = entries.as_chunks();
-        Some((record, Index { header_bytes: u32::from_le_bytes(*header_bytes) as usize, entries }))
-    }
-
-    /// How many transactions there are.
-    pub(super) fn len(&self) -> usize {
-        self.entries.len()
-    }
-
-    /// The transaction at a place in the record, if it is what was written.
-    pub(super) fn transaction(&self, record: &'a [u8], place: usize, tid: Tid) -> Option<&'a [u8]> {
-        let end = |entry: &[u8; ENTRY_BYTES]| {
-            let [a, b, c, d, ..] = *entry;
-            self.header_bytes + u32::from_le_bytes([a, b, c, d]) as usize
-        };
-        let entry = self.entries.get(place)?;
-        let start = match place.checked_sub(1) {
-            Some(before) => end(self.entries.get(before)?),
-            None => self.header_bytes,
-        };
-        let bytes = record.get(start..end(entry))?;
-        let seal = XxHash3_64::oneshot_with_seed(tid.0, bytes).to_le_bytes();
-        (entry[WORD_BYTES..] == seal).then_some(bytes)
-    }
-}
-
 /// What stands at the head of a batch record.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct BatchHeader {
@@ -334,6 +272,11 @@ impl<'a> BatchView<'a> {
         self.record.len()
     }
 
+    /// The transactions with their numbers, in order, still encoded.
+    pub(super) fn encoded(&self) -> impl Iterator<Item = (Tid, &'a [u8])> {
+        (self.header.first.0..).map(Tid).zip(self.transactions.iter().copied())
+    }
+
     /// The transactions with their numbers, in order.
     pub fn transactions(&self) -> impl Iterator<Item = (Tid, Result<Transaction<'a>, DecodeError>)> {
         let first = self.header.first.0;
@@ -409,6 +352,59 @@ impl<'a> Transaction<'a> {
     }
 
     fn decode(bytes: &'a [u8]) -> Result<Transaction<'a>, DecodeError> {
+        let mut writes = Vec::new();
+        let raw = RawTransaction::read(bytes, |write| {
+            writes.push(write.decode()?);
+            Ok(())
+        })?;
+        let RawTransaction { request_id, target, method, arguments, time_us, seed, outcome, names } = raw;
+        let outcome = match outcome {
+            RawOutcome::Done(result) => Outcome::Done(result.into()),
+            RawOutcome::Failed([code, kind, message]) => Outcome::Failed(RecordedFailure {
+                code: code.to_owned(),
+                kind: kind.to_owned(),
+                message: message.to_owned(),
+            }),
+        };
+        Ok(Transaction { request_id, target, method, arguments, time_us, seed, outcome, writes, names })
+    }
+}
+
+/// A transaction of which only the outside was read. See [`Transaction`] for its parts.
+pub(super) struct RawTransaction<'a> {
+    pub request_id: Option<&'a str>,
+    pub target: Option<ObjectId>,
+    pub method: &'a str,
+    pub arguments: &'a [u8],
+    pub time_us: u64,
+    pub seed: u64,
+    pub outcome: RawOutcome<'a>,
+    pub names: Vec<(&'a str, Option<ObjectId>)>,
+}
+
+/// An outcome that still lies in its record.
+pub(super) enum RawOutcome<'a> {
+    Done(&'a [u8]),
+    /// Code, kind, message.
+    Failed([&'a str; 3]),
+}
+
+/// A write of which only the outside was read.
+pub(super) struct RawWrite<'a> {
+    pub object: ObjectId,
+    pub number: u64,
+    pub previous: Tid,
+    pub jump: Tid,
+    /// The object record, encoded; none if the object was deleted.
+    pub record: Option<&'a [u8]>,
+}
+
+impl<'a> RawTransaction<'a> {
+    /// Reads a transaction and hands each of its writes to `visit`.
+    pub(super) fn read(
+        bytes: &'a [u8],
+        mut visit: impl FnMut(RawWrite<'a>) -> Result<(), DecodeError>,
+    ) -> Result<RawTransaction<'a>, DecodeError> {
         let mut whole = Reader::new(bytes);
         let reader = &mut whole;
         expect_array(reader, 9)?;
@@ -418,9 +414,20 @@ impl<'a> Transaction<'a> {
         let arguments = reader.item()?;
         let time_us = reader.uint()?;
         let seed = reader.uint()?;
-        let outcome = read_outcome(reader)?;
-        let count = reader.array()?;
-        let writes = (0..count).map(|_| Write::decode(reader)).collect::<Result<_, _>>()?;
+        let outcome = RawOutcome::read(reader)?;
+        for _ in 0..reader.array()? {
+            expect_array(reader, 5)?;
+            let object = ObjectId(reader.uint()?);
+            let (number, previous, jump) = (reader.uint()?, Tid(reader.uint()?), Tid(reader.uint()?));
+            let start = reader.position();
+            let record = if reader.null()? {
+                None
+            } else {
+                ObjectRecord::skip(reader)?;
+                Some(&bytes[start..reader.position()])
+            };
+            visit(RawWrite { object, number, previous, jump, record })?;
+        }
         let count = reader.array()?;
         let names = (0..count)
             .map(|_| {
@@ -429,18 +436,14 @@ impl<'a> Transaction<'a> {
             })
             .collect::<Result<_, _>>()?;
         whole.finish()?;
-        Ok(Transaction { request_id, target, method, arguments, time_us, seed, outcome, writes, names })
+        Ok(RawTransaction { request_id, target, method, arguments, time_us, seed, outcome, names })
     }
 }
 
-impl Write {
-    fn decode(reader: &mut Reader<'_>) -> Result<Write, DecodeError> {
-        expect_array(reader, 5)?;
-        let object = ObjectId(reader.uint()?);
-        let number = reader.uint()?;
-        let previous = Tid(reader.uint()?);
-        let jump = Tid(reader.uint()?);
-        let record = if reader.null()? { None } else { Some(Arc::new(ObjectRecord::decode(reader)?)) };
+impl RawWrite<'_> {
+    fn decode(self) -> Result<Write, DecodeError> {
+        let RawWrite { object, number, previous, jump, record } = self;
+        let record = record.map(|record| ObjectRecord::decode(&mut Reader::new(record)).map(Arc::new)).transpose()?;
         Ok(Write { object, number, previous, jump, record })
     }
 }
@@ -449,16 +452,14 @@ fn read_object(reader: &mut Reader<'_>) -> Result<Option<ObjectId>, DecodeError>
     if reader.null()? { Ok(None) } else { reader.uint().map(|id| Some(ObjectId(id))) }
 }
 
-fn read_outcome(reader: &mut Reader<'_>) -> Result<Outcome, DecodeError> {
-    let length = reader.array()?;
-    match (length, small(reader.uint()?)?) {
-        (2, 0) => Ok(Outcome::Done(reader.item()?.into())),
-        (4, 1) => Ok(Outcome::Failed(RecordedFailure {
-            code: reader.text()?.to_owned(),
-            kind: reader.text()?.to_owned(),
-            message: reader.text()?.to_owned(),
-        })),
-        (length, kind) => Err(DecodeError::custom(format!("an outcome of kind {kind} with {length} items"))),
+impl<'a> RawOutcome<'a> {
+    fn read(reader: &mut Reader<'a>) -> Result<RawOutcome<'a>, DecodeError> {
+        let length = reader.array()?;
+        match (length, small(reader.uint()?)?) {
+            (2, 0) => Ok(RawOutcome::Done(reader.item()?)),
+            (4, 1) => Ok(RawOutcome::Failed([reader.text()?, reader.text()?, reader.text()?])),
+            (length, kind) => Err(DecodeError::custom(format!("an outcome of kind {kind} with {length} items"))),
+        }
     }
 }
 

@@ -8,7 +8,8 @@ use std::path::Path;
 
 use super::{
     BatchHeader, IdentityId, RecordHash, StorageError, Tid,
-    batch::{BatchBuilder, BatchView, Index, Transaction},
+    batch::{BatchBuilder, BatchView, Transaction},
+    index::Index,
     lmdb::{Db, Env, EnvOptions, ReadTxn},
 };
 

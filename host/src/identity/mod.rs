@@ -12,6 +12,7 @@
 mod batch;
 mod history;
 mod ids;
+mod index;
 mod lmdb;
 mod overlay;
 mod read;

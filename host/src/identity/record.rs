@@ -55,6 +55,17 @@ impl ObjectRecord {
         let slots = reader.item()?.into();
         Ok(ObjectRecord { behavior, schema, parents, slots })
     }
+
+    /// Reads over a record; answers its behaviour and its schema version.
+    pub(super) fn skip<'a>(reader: &mut Reader<'a>) -> Result<(&'a str, u32), DecodeError> {
+        expect_array(reader, 4)?;
+        let (behavior, schema) = (reader.text()?, small(reader.uint()?)?);
+        for _ in 0..reader.array()? {
+            reader.uint()?;
+        }
+        reader.item()?;
+        Ok((behavior, schema))
+    }
 }
 
 /// One version of an object: what a transaction made of it.
@@ -113,6 +124,24 @@ impl Version {
 
     /// Reads what [`encode_row`](Self::encode_row) wrote.
     pub(super) fn decode_row(row: &[u8]) -> Result<Version, DecodeError> {
+        let ObjectRow { tid, number, previous, spine, record } = ObjectRow::read(row)?;
+        let record = record.map(|record| ObjectRecord::decode(&mut Reader::new(record)).map(Arc::new)).transpose()?;
+        Ok(Version { tid, number, previous, spine: spine.into(), record })
+    }
+}
+
+/// A row of the object table whose object is still encoded. See [`Version`] for its parts.
+pub(super) struct ObjectRow<'a> {
+    pub tid: Tid,
+    pub number: u64,
+    pub previous: Tid,
+    pub spine: Vec<Tid>,
+    pub record: Option<&'a [u8]>,
+}
+
+impl<'a> ObjectRow<'a> {
+    /// Reads what [`Version::encode_row`] wrote.
+    pub(super) fn read(row: &'a [u8]) -> Result<ObjectRow<'a>, DecodeError> {
         let mut reader = Reader::new(row);
         expect_array(&mut reader, 5)?;
         let tid = Tid(reader.uint()?);
@@ -120,9 +149,15 @@ impl Version {
         let previous = Tid(reader.uint()?);
         let count = reader.array()?;
         let spine = (0..count).map(|_| reader.uint().map(Tid)).collect::<Result<_, _>>()?;
-        let record = if reader.null()? { None } else { Some(Arc::new(ObjectRecord::decode(&mut reader)?)) };
+        let start = reader.position();
+        let record = if reader.null()? {
+            None
+        } else {
+            ObjectRecord::skip(&mut reader)?;
+            Some(&row[start..])
+        };
         reader.finish()?;
-        Ok(Version { tid, number, previous, spine, record })
+        Ok(ObjectRow { tid, number, previous, spine, record })
     }
 }
 

@@ -26,7 +26,7 @@ use twox_hash::XxHash3_64;
 use super::{
     StorageError, Tid, Version,
     lmdb::{Db, Env, EnvOptions, ReadTxn, WriteTxn},
-    record::{expect_array, small},
+    record::{ObjectRow, expect_array, small},
 };
 
 const DATABASES: &[&str] = &["objects", "names", "requests", "recent", "meta"];
@@ -90,6 +90,22 @@ impl RequestRow {
         let fingerprint = reader.uint()?;
         reader.finish()?;
         Ok(RequestRow { tid, target, fingerprint })
+    }
+}
+
+/// A row that cannot be believed: its key, and why.
+pub(super) type BadRow = (String, String);
+
+/// A row of the remembered requests, by a digest of its id: there may be millions.
+pub(super) struct RememberedRow {
+    pub id: u64,
+    pub row: RequestRow,
+}
+
+impl RememberedRow {
+    /// The digest of a request id.
+    pub(super) fn digest(id: &str) -> u64 {
+        XxHash3_64::oneshot(id.as_bytes())
     }
 }
 
@@ -229,13 +245,13 @@ impl TableView {
     /// Every row of the objects: the object and its version, or what is wrong with the row.
     pub(super) fn walk_objects(
         &self,
-        mut visit: impl FnMut(ObjectId, Result<Version, String>) -> Result<bool, StorageError>,
+        mut visit: impl FnMut(ObjectId, Result<ObjectRow<'_>, String>) -> Result<bool, StorageError>,
     ) -> Result<(), StorageError> {
         self.txn.walk(OBJECTS, &[], |key, value| {
             let id = <[u8; 8]>::try_from(key).map_err(|_| self.env.damaged("an object key", "it is not 8 bytes"))?;
-            let version = unseal(OBJECTS, key, value)
-                .and_then(|body| Version::decode_row(body).map_err(|error| error.to_string()));
-            visit(ObjectId(u64::from_be_bytes(id)), version)
+            let row =
+                unseal(OBJECTS, key, value).and_then(|body| ObjectRow::read(body).map_err(|error| error.to_string()));
+            visit(ObjectId(u64::from_be_bytes(id)), row)
         })
     }
 
@@ -253,27 +269,45 @@ impl TableView {
         })
     }
 
-    /// Every remembered request id, as the rows by age and the rows by id say together.
-    pub(super) fn walk_requests(
-        &self,
-        mut visit: impl FnMut(&str, Result<RequestRow, String>) -> Result<bool, StorageError>,
-    ) -> Result<(), StorageError> {
-        if self.txn.count(RECENT)? != self.txn.count(REQUESTS)? {
+    /// Every remembered request, oldest first, and at most `damage_max` ids with what is wrong with their rows.
+    pub(super) fn remembered(&self, damage_max: usize) -> Result<(Vec<RememberedRow>, Vec<BadRow>), StorageError> {
+        let (mut rows, mut damage) = (Vec::new(), Vec::new());
+        self.txn.walk::<StorageError>(REQUESTS, &[], |key, value| {
+            let row = unseal(REQUESTS, key, value)
+                .and_then(|body| RequestRow::decode(body).map_err(|error| error.to_string()));
+            match row {
+                Ok(row) => rows.push(RememberedRow { id: XxHash3_64::oneshot(key), row }),
+                Err(problem) => damage.push((String::from_utf8_lossy(key).into_owned(), problem)),
+            }
+            Ok(damage.len() < damage_max)
+        })?;
+        rows.sort_unstable_by_key(|remembered| remembered.row.tid);
+        let mut by_id = rows.iter().peekable();
+        self.txn.walk::<StorageError>(RECENT, &[], |key, value| {
+            match unseal(RECENT, key, value).and_then(|body| decode_text(body).map_err(|error| error.to_string())) {
+                Ok(id) => {
+                    let same = |row: &&RememberedRow| {
+                        row.row.tid.0.to_be_bytes() == *key && row.id == RememberedRow::digest(&id)
+                    };
+                    if by_id.next_if(same).is_none() {
+                        damage.push((id, "its rows by age and by id do not agree".to_owned()));
+                    }
+                }
+                Err(problem) => damage.push(("?".to_owned(), problem)),
+            }
+            Ok(damage.len() < damage_max)
+        })?;
+        if damage.is_empty() && by_id.next().is_some() {
             return Err(self.env.damaged("the request ids", "there are not as many by age as by id"));
         }
-        self.txn.walk(RECENT, &[], |key, value| {
-            let id = unseal(RECENT, key, value).and_then(|body| decode_text(body).map_err(|error| error.to_string()));
-            let id = match id {
-                Ok(id) => id,
-                Err(problem) => return visit("?", Err(problem)),
-            };
-            let row = match self.request(&id) {
-                Ok(Some(row)) if row.tid.0.to_be_bytes() == *key => Ok(row),
-                Ok(_) => Err("its rows by age and by id do not agree".to_owned()),
-                Err(error) => Err(error.to_string()),
-            };
-            visit(&id, row)
-        })
+        Ok((rows, damage))
+    }
+
+    /// The request id that was remembered in a transaction, for messages.
+    pub(super) fn request_id_of(&self, tid: Tid) -> String {
+        let value = self.txn.get(RECENT, &tid.0.to_be_bytes()).ok().flatten();
+        let body = value.and_then(|value| unseal(RECENT, &tid.0.to_be_bytes(), value).ok());
+        body.and_then(|body| decode_text(body).ok()).unwrap_or_else(|| "?".to_owned())
     }
 
     /// How many objects, names and request ids there are to walk.

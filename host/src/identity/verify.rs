@@ -3,16 +3,19 @@
 //! It only reads, and may run beside a live host; but a damaged LMDB page can take a process down, so it belongs into a
 //! process of its own.
 
+use std::{iter::Peekable, sync::Arc, vec};
+
 use rustc_hash::FxHashMap;
-use theseus_value::ObjectId;
+use theseus_value::{DecodeError, ObjectId, raw::Reader};
+use twox_hash::XxHash3_64;
 
 use super::{
-    Head, IdentityId, Place, StorageError, Tid, Version,
-    batch::BatchView,
+    HOST_OBJECT, Head, IdentityId, ObjectRecord, Place, StorageError, Tid,
+    batch::{BatchView, RawTransaction, RawWrite},
     fingerprint,
     history::{History, StoredBatch},
-    table::{Reached, RequestRow, Table, TableView},
-    write::count,
+    record::{ObjectRow, jump_number},
+    table::{Reached, RememberedRow, RequestRow, Table, TableView},
 };
 
 /// One place where an identity is not what it should be.
@@ -68,8 +71,9 @@ pub fn verify(place: &Place, progress: Progress<'_>) -> Result<Verified, Storage
         table,
         reached: Tid::NONE,
         objects: FxHashMap::default(),
+        kinds: Kinds::default(),
         names: FxHashMap::default(),
-        requests: FxHashMap::default(),
+        requests: Vec::new().into_iter().peekable(),
         broken: false,
         head: Head::default(),
         found: Verified {
@@ -107,15 +111,71 @@ struct Walk {
     /// The transaction as of which the table is.
     reached: Tid,
     /// What the history says so far.
-    objects: FxHashMap<ObjectId, Version>,
+    objects: FxHashMap<ObjectId, Seen>,
+    kinds: Kinds,
     names: FxHashMap<String, (Tid, ObjectId)>,
-    /// The requests that the table remembers and the history has not shown yet.
-    requests: FxHashMap<String, RequestRow>,
+    /// The requests that the table remembers and the history has not shown yet, oldest first.
+    requests: Peekable<vec::IntoIter<RememberedRow>>,
     /// The last record walked.
     head: Head,
     /// Whether a record could not be read, so that what follows from the records is not known any more.
     broken: bool,
     found: Verified,
+}
+
+/// The newest version of an object so far: what is needed to judge the next one and the object's row, without its content.
+struct Seen {
+    tid: Tid,
+    number: u64,
+    previous: Tid,
+    /// [`Version::spine`], last first, so that it grows and shrinks at its end.
+    spine: Vec<Tid>,
+    /// A digest of the record; none if the object is deleted.
+    digest: Option<u64>,
+    kind: usize,
+}
+
+impl Seen {
+    fn first(tid: Tid) -> Seen {
+        Seen { tid, number: 1, previous: Tid::NONE, spine: Vec::new(), digest: None, kind: 0 }
+    }
+
+    /// See [`Version::succeeded_by`].
+    fn advance(&mut self, tid: Tid) {
+        self.number += 1;
+        if jump_number(self.number) == self.number - 1 {
+            self.spine.push(self.tid);
+        } else {
+            self.spine.pop();
+        }
+        (self.previous, self.tid) = (self.tid, tid);
+    }
+
+    fn pointers(&self) -> (u64, Tid, Tid) {
+        (self.number, self.previous, self.spine.last().copied().unwrap_or_default())
+    }
+}
+
+/// The behaviours and schema versions that objects have, by number.
+#[derive(Default)]
+struct Kinds(Vec<(Arc<str>, u32)>);
+
+impl Kinds {
+    /// The number of a kind; `guess` is looked at first.
+    fn number(&mut self, guess: usize, behavior: &str, schema: u32) -> usize {
+        let same = |(known, version): &(Arc<str>, u32)| **known == *behavior && *version == schema;
+        if self.0.get(guess).is_some_and(same) {
+            return guess;
+        }
+        self.0.iter().position(same).unwrap_or_else(|| {
+            self.0.push((behavior.into(), schema));
+            self.0.len() - 1
+        })
+    }
+}
+
+fn digest(record: &[u8]) -> u64 {
+    XxHash3_64::oneshot(record)
 }
 
 impl Walk {
@@ -124,16 +184,11 @@ impl Walk {
         let Some(table) = &self.table else { return Ok(0) };
         let read = table.reached().and_then(|reached| {
             self.reached = reached.tid;
-            table.walk_requests(|id, row| {
-                self.found.rows += 1;
-                match row {
-                    Ok(row) => _ = self.requests.insert(id.to_owned(), row),
-                    Err(problem) => {
-                        self.found.damage.push(Damage { place: format!("the request id `{id}`"), problem });
-                    }
-                }
-                Ok(self.found.damage.len() < DAMAGE_MAX)
-            })?;
+            let (rows, damage) = table.remembered(DAMAGE_MAX)?;
+            self.found.rows += rows.len() as u64;
+            self.requests = rows.into_iter().peekable();
+            let damage = damage.into_iter();
+            self.found.damage.extend(damage.map(|(id, problem)| Damage { place: request_place(&id), problem }));
             table.rows()
         });
         read.or_else(|error| {
@@ -177,61 +232,77 @@ impl Walk {
             let problem = format!("it continues {}, but the record before it is {}", header.previous, self.head.hash);
             self.damage(place.to_owned(), problem);
         }
-        for (tid, transaction) in view.transactions() {
+        for (tid, transaction) in view.encoded() {
             self.found.transactions += 1;
-            match transaction {
-                Ok(transaction) => {
-                    if let Some(id) = transaction.request_id {
-                        let (target, fingerprint) =
-                            (transaction.target, fingerprint(transaction.method, transaction.arguments));
-                        if self.requests.get(id) == Some(&RequestRow { tid, target, fingerprint }) {
-                            self.requests.remove(id);
-                        }
-                    }
-                    for write in transaction.writes {
-                        self.write(tid, write);
-                    }
-                    for (name, object) in transaction.names {
-                        match object {
-                            Some(object) => self.names.insert(name.to_owned(), (tid, object)),
-                            None => self.names.remove(name),
-                        };
-                    }
-                }
+            match RawTransaction::read(transaction, |write| self.write(tid, &write)) {
+                Ok(transaction) => self.request_and_names(tid, &transaction),
                 Err(error) => self.damage(format!("transaction {tid}"), error.to_string()),
             }
         }
     }
 
-    fn write(&mut self, tid: Tid, write: super::Write) {
+    fn write(&mut self, tid: Tid, write: &RawWrite<'_>) -> Result<(), DecodeError> {
         let object = write.object;
-        let version = match self.objects.get(&object) {
-            Some(before) => before.succeeded_by(tid, write.record.clone()),
-            None => Version::first(tid, write.record.clone()),
-        };
-        let (found, expected) =
-            ((write.number, write.previous, write.jump), (version.number, version.previous, version.jump()));
+        let seen = self.objects.entry(object).and_modify(|seen| seen.advance(tid)).or_insert_with(|| Seen::first(tid));
+        seen.digest = write.record.map(digest);
+        if let Some(record) = write.record {
+            let (behavior, schema) = ObjectRecord::skip(&mut Reader::new(record))?;
+            seen.kind = self.kinds.number(seen.kind, behavior, schema);
+        }
+        let (found, expected) = ((write.number, write.previous, write.jump), seen.pointers());
         if found != expected && !self.broken {
             let (found, expected) = (pointers(&found), pointers(&expected));
             let place = format!("transaction {tid}, object {object}");
             self.damage(place, format!("it is {found}, but the versions before it ask for {expected}"));
         }
-        self.objects.insert(object, version);
+        Ok(())
+    }
+
+    fn request_and_names(&mut self, tid: Tid, transaction: &RawTransaction<'_>) {
+        self.requests_before(tid);
+        if let Some(remembered) = self.requests.next_if(|row| row.row.tid == tid) {
+            let fingerprint = fingerprint(transaction.method, transaction.arguments);
+            let row = RequestRow { tid, target: transaction.target, fingerprint };
+            if transaction.request_id.map(RememberedRow::digest) != Some(remembered.id) || remembered.row != row {
+                self.wrong_request(&remembered);
+            }
+        }
+        for (name, object) in &transaction.names {
+            match object {
+                Some(object) => self.names.insert((*name).to_owned(), (tid, *object)),
+                None => self.names.remove(*name),
+            };
+        }
+    }
+
+    /// The remembered requests of transactions before `tid`, which were not there.
+    fn requests_before(&mut self, tid: Tid) {
+        while let Some(remembered) = self.requests.next_if(|row| row.row.tid < tid) {
+            // A record that could not be read may have had them.
+            if !self.broken && self.found.damage.len() < DAMAGE_MAX {
+                self.wrong_request(&remembered);
+            }
+        }
+    }
+
+    fn wrong_request(&mut self, remembered: &RememberedRow) {
+        let id = self.table.as_ref().map_or_else(String::new, |table| table.request_id_of(remembered.row.tid));
+        let problem = format!("its row points to transaction {}, which is not that request", remembered.row.tid);
+        self.damage(request_place(&id), problem);
     }
 
     /// Compares the table with what the history says at the transaction that the table has reached.
     fn compare_table(&mut self) -> Result<(), StorageError> {
+        self.requests_before(Tid(u64::MAX));
         let Some(table) = self.table.take() else { return Ok(()) };
-        if self.broken {
-            // Each row's own seal was all that could be checked, and the damaged record is what has to be mended first.
-            return self.check_seals(&table);
-        }
         let (mut rows, mut objects, mut names) = (0, 0, 0);
         let mut damage = Vec::new();
         table.walk_objects(|object, row| {
             rows += 1;
-            let expected = self.objects.get(&object);
-            objects += usize::from(expected.is_some());
+            // With a record that cannot be read, each row's own seal is all that can be checked, and the record is what has to be
+            // mended first.
+            let expected = if self.broken { Ok(None) } else { self.objects.get(&object).map(Some).ok_or(()) };
+            objects += usize::from(expected.is_ok());
             if let Err(problem) = compare_object(row, expected) {
                 damage.push(Damage { place: format!("object {object}"), problem });
             }
@@ -239,41 +310,24 @@ impl Walk {
         })?;
         table.walk_names(|name, row| {
             rows += 1;
-            let expected = self.names.get(name);
-            names += usize::from(expected.is_some());
+            let expected = if self.broken { Ok(None) } else { self.names.get(name).map(Some).ok_or(()) };
+            names += usize::from(expected.is_ok());
             if let Err(problem) = compare_name(row, expected) {
                 damage.push(Damage { place: format!("the name `{name}`"), problem });
             }
             Ok(damage.len() < DAMAGE_MAX)
         })?;
-        for (id, row) in self.requests.drain().take(DAMAGE_MAX) {
-            let problem = format!("its row points to transaction {}, which is not that request", row.tid);
-            damage.push(Damage { place: format!("the request id `{id}`"), problem });
-        }
-        let reached = self.expected_reached();
-        if table.reached()? != reached {
-            let problem = format!("the history asks for {reached:?}");
-            damage.push(Damage { place: "the note of how far the object table has come".to_owned(), problem });
-        }
-        if damage.len() < DAMAGE_MAX && (objects, names) != (self.objects.len(), self.names.len()) {
-            self.look_for_missing(&table, &mut damage)?;
+        if !self.broken {
+            let reached = self.expected_reached();
+            if table.reached()? != reached {
+                let problem = format!("the history asks for {reached:?}");
+                damage.push(Damage { place: "the note of how far the object table has come".to_owned(), problem });
+            }
+            if damage.len() < DAMAGE_MAX && (objects, names) != (self.objects.len(), self.names.len()) {
+                self.look_for_missing(&table, &mut damage)?;
+            }
         }
         self.found.rows += rows;
-        self.found.damage.append(&mut damage);
-        Ok(())
-    }
-
-    /// Checks what can be checked of the table without the history.
-    fn check_seals(&mut self, table: &TableView) -> Result<(), StorageError> {
-        let mut damage = Vec::new();
-        table.walk_objects(|object, row| {
-            damage.extend(row.err().map(|problem| Damage { place: format!("object {object}"), problem }));
-            Ok(damage.len() < DAMAGE_MAX)
-        })?;
-        table.walk_names(|name, row| {
-            damage.extend(row.err().map(|problem| Damage { place: format!("the name `{name}`"), problem }));
-            Ok(damage.len() < DAMAGE_MAX)
-        })?;
         self.found.damage.append(&mut damage);
         Ok(())
     }
@@ -281,57 +335,70 @@ impl Walk {
     /// What the table's own note has to say.
     fn expected_reached(&self) -> Reached {
         let mut expected = Reached { tid: self.reached, ..Reached::start() };
-        for (object, version) in &self.objects {
+        for (object, seen) in &self.objects {
             expected.next_object = expected.next_object.max(object.0 + 1);
-            count(&mut expected.census, *object, None, version);
+            if seen.digest.is_some() && *object != HOST_OBJECT {
+                *expected.census.entry(self.kinds.0[seen.kind].clone()).or_default() += 1;
+            }
         }
         expected
     }
 
     /// Lists what the history has and the table has not.
     fn look_for_missing(&self, table: &TableView, damage: &mut Vec<Damage>) -> Result<(), StorageError> {
-        for (object, version) in &self.objects {
-            if table.object(*object)?.is_none() {
-                let problem = format!("the object table lacks it, transaction {} wrote it", version.tid);
+        for (object, seen) in &self.objects {
+            if damage.len() < DAMAGE_MAX && table.object(*object)?.is_none() {
+                let problem = format!("the object table lacks it, transaction {} wrote it", seen.tid);
                 damage.push(Damage { place: format!("object {object}"), problem });
             }
         }
         for (name, (tid, _)) in &self.names {
-            if table.name(name)?.is_none() {
+            if damage.len() < DAMAGE_MAX && table.name(name)?.is_none() {
                 let problem = format!("the object table lacks it, transaction {tid} gave it");
                 damage.push(Damage { place: format!("the name `{name}`"), problem });
             }
         }
-        damage.truncate(DAMAGE_MAX);
         Ok(())
     }
+}
+
+fn request_place(id: &str) -> String {
+    format!("the request id `{id}`")
 }
 
 fn pointers((number, previous, jump): &(u64, Tid, Tid)) -> String {
     format!("version {number} after transaction {previous}, jumping to {jump}")
 }
 
-fn compare_object(row: Result<Version, String>, expected: Option<&Version>) -> Result<(), String> {
+/// What a row should say: something, nothing that is known, or that it should not be there.
+type Expected<'a, T> = Result<Option<&'a T>, ()>;
+
+fn compare_object(row: Result<ObjectRow<'_>, String>, expected: Expected<'_, Seen>) -> Result<(), String> {
     let row = row?;
-    match expected {
-        Some(expected) if *expected == row => Ok(()),
-        Some(expected) if (expected.number, expected.tid) == (row.number, row.tid) => {
-            Err(format!("its content is not what transaction {} wrote", row.tid))
-        }
-        Some(expected) => Err(format!(
+    let expected = match expected {
+        Ok(Some(expected)) => expected,
+        Ok(None) => return Ok(()),
+        Err(()) => return Err("the history does not have it".to_owned()),
+    };
+    if (expected.number, expected.tid) != (row.number, row.tid) {
+        return Err(format!(
             "it is version {} of transaction {}, the history has version {} of transaction {}",
             row.number, row.tid, expected.number, expected.tid
-        )),
-        None => Err("the history does not have it".to_owned()),
+        ));
     }
+    let same = row.previous == expected.previous
+        && row.record.map(digest) == expected.digest
+        && row.spine.iter().eq(expected.spine.iter().rev());
+    if same { Ok(()) } else { Err(format!("its content is not what transaction {} wrote", row.tid)) }
 }
 
-fn compare_name(row: Result<(Tid, ObjectId), String>, expected: Option<&(Tid, ObjectId)>) -> Result<(), String> {
+fn compare_name(row: Result<(Tid, ObjectId), String>, expected: Expected<'_, (Tid, ObjectId)>) -> Result<(), String> {
     match (row?, expected) {
-        (row, Some(expected)) if row == *expected => Ok(()),
-        ((tid, object), Some((expected_tid, expected))) => Err(format!(
+        (_, Ok(None)) => Ok(()),
+        (row, Ok(Some(expected))) if row == *expected => Ok(()),
+        ((tid, object), Ok(Some((expected_tid, expected)))) => Err(format!(
             "it stands for object {object} since transaction {tid}, in the history for {expected} since {expected_tid}"
         )),
-        (_, None) => Err("the history does not have it".to_owned()),
+        (_, Err(())) => Err("the history does not have it".to_owned()),
     }
 }
