@@ -1,6 +1,6 @@
 //! Enemies that hold on: what becomes of them when they are replaced.
 
-use theseus_tests::{Json, json, process};
+use theseus_tests::{Json, json, process, until};
 
 use crate::{
     arena::{Arena, STRIKE},
@@ -10,6 +10,7 @@ use crate::{
 pub(crate) const CASES: &[Case] = &[
     Case { plugin: "own_allocator", run: own_allocator },
     Case { plugin: "backtraces", run: backtraces },
+    Case { plugin: "panic_in_some_migrations", run: panic_in_some_migrations },
     Case { plugin: "panic_in_retire", run: |arena| pinned(arena, "panic_in_retire") },
 ];
 
@@ -69,4 +70,16 @@ fn own_allocator(arena: &mut Arena) -> String {
 fn backtraces(arena: &mut Arena) -> String {
     let before = use_and_replace(arena, "backtraces");
     arena.logged(before, UNLOADED)
+}
+
+/// Some objects stay as they were, and can be used again by the plugin that they come from.
+fn panic_in_some_migrations(arena: &mut Arena) -> String {
+    arena.client.call("enemy", "breed", &json!([600]));
+    arena.admit("panic_in_some_migrations");
+    let failed = "failed:";
+    until("objects that cannot migrate", || arena.home.run(&["plugins"]).contains(failed));
+    let shown = arena.home.run(&["plugins"]);
+    arena.relieve();
+    until("all objects to be back", || !arena.home.run(&["plugins"]).contains("->"));
+    shown
 }

@@ -18,6 +18,14 @@ impl Enemy {
         self.count
     }
 
+    /// Makes more of its kind.
+    pub fn breed(&mut self, cx: &mut Context, objects: u32) -> Result<()> {
+        for _ in 0..objects {
+            cx.create(&Enemy::default())?;
+        }
+        Ok(())
+    }
+
     /// How often it was struck; the enemies do something else instead.
     pub fn look(&self) -> i64 {
         self.count
