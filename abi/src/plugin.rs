@@ -4,7 +4,7 @@ use abi_stable::{
     StableAbi,
     library::RootModule,
     sabi_types::VersionStrings,
-    std_types::{RResult, RSlice, RStr, RVec},
+    std_types::{ROption, RResult, RSlice, RStr, RVec},
 };
 
 use crate::{CallToken, Failure, HostTableRef};
@@ -66,8 +66,11 @@ pub struct PluginRoot {
     /// The plugin's own check that it works on this machine. Touches no object.
     pub self_test: extern "C" fn() -> RResult<(), Failure>,
     /// Frees what the plugin holds in statics. Called once, after the last call and before the plugin is unloaded.
-    #[sabi(last_prefix_field)]
     pub retire: extern "C" fn() -> RResult<(), Failure>,
+    /// How many bytes the plugin has allocated and not freed; none if it does not count them. May be called at any time, also
+    /// after `retire`.
+    #[sabi(last_prefix_field)]
+    pub allocated: extern "C" fn() -> ROption<u64>,
 }
 
 impl RootModule for PluginRootRef {
@@ -81,5 +84,5 @@ impl RootModule for PluginRootRef {
 pub(crate) const fn layout(mut digest: u64) -> u64 {
     digest = crate::fold_layout!(digest, Call<'static>, token, receiver, method, slots, arguments, result, changes);
     digest = crate::fold_layout!(digest, BehaviorTable, name, description, call, construct, migrate);
-    crate::fold_layout!(digest, PluginRoot, init, behaviors, self_test, retire)
+    crate::fold_layout!(digest, PluginRoot, init, behaviors, self_test, retire, allocated)
 }

@@ -76,6 +76,11 @@ pub fn tally() -> PathBuf {
     build("tests/plugins/tally/Cargo.toml", "tally")
 }
 
+/// A plugin that leaves behind whatever it is asked to.
+pub fn litter() -> PathBuf {
+    build("tests/plugins/litter/Cargo.toml", "litter")
+}
+
 /// A library with a good note and another root module.
 pub fn lying() -> PathBuf {
     build("tests/plugins/lying/Cargo.toml", "lying")

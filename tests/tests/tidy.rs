@@ -32,12 +32,16 @@ const LAYERS: &[(&str, &[&str])] = &[
 /// The files that may hold unsafe code; each says why at its top.
 const UNSAFE: &[&str] = &[
     "abi/macros/src/plugin.rs",
+    "abi/plugin/src/counting.rs",
     "abi/plugin/src/root.rs",
     "host/src/cli/exit.rs",
     "host/src/identity/lmdb.rs",
     "host/src/plugin/boundary.rs",
+    "host/src/plugin/hooks/exports.rs",
+    "host/src/plugin/hooks/thread.rs",
     "host/src/plugin/image.rs",
     "host/src/plugin/loader.rs",
+    "host/src/plugin/mapped.rs",
     "host/src/restart/listeners.rs",
     "host/src/sandbox/confine.rs",
     "scripts/watchdog/src/launch.rs",

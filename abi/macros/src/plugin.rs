@@ -29,6 +29,7 @@ struct Plugin {
     requires: Vec<Requirement>,
     self_test: Option<Path>,
     retire: Option<Path>,
+    allocator: Option<Path>,
 }
 
 /// `"ledger.Account" = "^1.2"`
@@ -47,8 +48,8 @@ impl Parse for Requirement {
 
 impl Parse for Plugin {
     fn parse(input: ParseStream<'_>) -> Result<Self> {
-        let (mut name, mut behaviors, mut self_test, mut retire) = (None, None, None, None);
-        let (mut capabilities, mut requires) = (None, None);
+        let (mut name, mut behaviors, mut capabilities, mut requires) = (None, None, None, None);
+        let (mut self_test, mut retire, mut allocator) = (None, None, None);
         while !input.is_empty() {
             let key: Ident = input.parse()?;
             input.parse::<Token![:]>()?;
@@ -59,8 +60,10 @@ impl Parse for Plugin {
                 "requires" => requires.replace(list(input)?).is_some(),
                 "self_test" => self_test.replace(input.parse()?).is_some(),
                 "retire" => retire.replace(input.parse()?).is_some(),
+                "allocator" => allocator.replace(input.parse()?).is_some(),
                 _ => {
-                    let message = "plugin! knows name, behaviors, capabilities, requires, self_test and retire";
+                    let message =
+                        "plugin! knows name, behaviors, capabilities, requires, self_test, retire and allocator";
                     return Err(Error::new(key.span(), message));
                 }
             };
@@ -81,6 +84,7 @@ impl Parse for Plugin {
             requires: requires.unwrap_or_default(),
             self_test,
             retire,
+            allocator,
         };
         plugin.check()?;
         Ok(plugin)
@@ -133,7 +137,7 @@ fn type_name(path: &Path) -> String {
 }
 
 fn output(plugin: &Plugin) -> TokenStream {
-    let Plugin { name, behaviors, self_test, retire, .. } = plugin;
+    let Plugin { name, behaviors, self_test, retire, allocator, .. } = plugin;
     let names: Vec<_> = behaviors.iter().map(|path| format!("{}.{}", name.value(), type_name(path))).collect();
     let tables: Vec<_> = (0..behaviors.len()).map(|number| format_ident!("TABLE_{number}")).collect();
     let call = |function: &Option<Path>| match function {
@@ -141,6 +145,10 @@ fn output(plugin: &Plugin) -> TokenStream {
         None => quote! { ::core::result::Result::Ok(()) },
     };
     let (self_test, retire) = (call(self_test), call(retire));
+    let allocated = match allocator {
+        Some(allocator) => quote! { ::core::option::Option::Some(#allocator.live_bytes()) },
+        None => quote! { ::core::option::Option::None },
+    };
     let note = note(plugin, &names);
     quote! {
         #(
@@ -187,6 +195,10 @@ fn output(plugin: &Plugin) -> TokenStream {
 
                 fn retire() -> ::core::result::Result<(), kit::Error> {
                     #retire
+                }
+
+                fn allocated() -> ::core::option::Option<u64> {
+                    #allocated
                 }
             }
 

@@ -80,6 +80,7 @@
 
 mod behavior;
 mod context;
+mod counting;
 mod decode;
 mod entry;
 mod error;
@@ -91,6 +92,7 @@ mod root;
 
 pub use behavior::{Behavior, Named, Slots};
 pub use context::{Context, Time, UpgradeRequest};
+pub use counting::Counting;
 pub use error::{Error, Result};
 pub use log;
 pub use reference::{AnyRef, Ref};

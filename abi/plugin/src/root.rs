@@ -7,7 +7,7 @@ use theseus_abi::{
         library::{CheckTypeLayout, LibHeader, RootModuleResult},
         marker_type::ErasedPrefix,
         prefix_type::{PrefixRef, PrefixRefTrait},
-        std_types::{RResult::ROk, RSlice, RStr},
+        std_types::{ROption, RResult::ROk, RSlice, RStr},
     },
 };
 
@@ -29,6 +29,9 @@ pub trait Plugin: 'static {
 
     /// Frees what it holds in statics.
     fn retire() -> Result<(), Error>;
+
+    /// How many bytes it has allocated and not freed, if it counts them.
+    fn allocated() -> Option<u64>;
 }
 
 /// The table of a behaviour.
@@ -49,11 +52,17 @@ pub const fn plugin_root<P: Plugin>() -> PluginRoot {
         behaviors: behaviors::<P>,
         self_test: entry::self_test::<P>,
         retire: entry::retire::<P>,
+        allocated: allocated::<P>,
     }
 }
 
 extern "C" fn behaviors<P: Plugin>() -> RSlice<'static, BehaviorTableRef> {
     RSlice::from_slice(P::behaviors())
+}
+
+/// It adds numbers up, and so has nothing to catch.
+extern "C" fn allocated<P: Plugin>() -> ROption<u64> {
+    P::allocated().into()
 }
 
 /// What has to stand behind the symbol `abi_stable::library::ROOT_MODULE_LOADER_NAME`.

@@ -16,7 +16,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, bounded, select};
+use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded, select};
 use theseus_abi::{Failure, FailureCode};
 use theseus_value::{ObjectId, Value, raw::Writer as ValueWriter};
 
@@ -34,7 +34,7 @@ use crate::{
         CheckpointPlan, Committer, Draft, HOST_OBJECT, Identity, Outcome, Remembered, Tid, Writer, fingerprint,
         getrandom,
     },
-    plugin::CallHost,
+    plugin::{CallHost, Errands},
 };
 
 /// The note that ends an incarnation, and with it the executor.
@@ -89,7 +89,7 @@ pub(super) fn start(
     vec![
         committer::start(committer, vitals.clone(), published.clone(), verdict, commits, ready_sender),
         spawn("checkpointer", move || checkpointer(&identity, &plans, &table_is_stuck, &checkpointer_vitals)),
-        spawn("executor", move || executor.run()),
+        spawn("executor", move || executor.run(&Errands::of_this_thread())),
     ]
 }
 
@@ -155,11 +155,16 @@ impl From<Failure> for Executed {
 }
 
 impl Executor {
-    fn run(mut self) {
+    fn run(mut self, errands: &Errands) {
         loop {
+            if errands.are_due() {
+                self.vitals.busy(0);
+                errands.run();
+                self.vitals.idle(0);
+            }
             self.hand_over();
             self.see_to_the_table();
-            let next = self.next();
+            let next = self.next(errands.bell());
             // After the wait, because the verdict may have come meanwhile.
             if self.verdict.is_failed(self.writer.epoch()) {
                 self.roll_back();
@@ -178,8 +183,8 @@ impl Executor {
         // The channels close with the executor, and the threads behind them end.
     }
 
-    /// Waits for a command, or for the moment to hand the open batch over.
-    fn next(&mut self) -> Next {
+    /// Waits for a command, for an errand, or for the moment to hand the open batch over.
+    fn next(&mut self, bell: &Receiver<()>) -> Next {
         let idle = self.answers.is_empty();
         if self.stopping {
             if idle {
@@ -206,14 +211,14 @@ impl Executor {
                         self.committer = ready.ok();
                         Next::Nothing
                     }
+                    recv(bell) -> _ => Next::Nothing,
                 };
             }
         };
-        match self.queue.recv_timeout(patience) {
-            Ok(command) => Next::Command(command),
-            Err(RecvTimeoutError::Timeout) if idle => Next::Rest,
-            Err(RecvTimeoutError::Timeout) => Next::Nothing,
-            Err(RecvTimeoutError::Disconnected) => Next::End,
+        select! {
+            recv(self.queue) -> command => command.map_or(Next::End, Next::Command),
+            recv(bell) -> _ => Next::Nothing,
+            default(patience) => if idle { Next::Rest } else { Next::Nothing },
         }
     }
 

@@ -6,7 +6,7 @@ use std::{
 };
 
 use arc_swap::{ArcSwap, Guard};
-use crossbeam_channel::TryRecvError;
+use crossbeam_channel::{TryRecvError, select};
 use theseus_abi::Failure;
 
 use super::{
@@ -17,6 +17,7 @@ use super::{
 use crate::{
     config::Execution,
     identity::{Head, Outcome, Reader},
+    plugin::Errands,
 };
 
 /// Something to be done on a query thread.
@@ -53,23 +54,31 @@ pub(super) fn start(
                 ended: false,
             };
             let queue = queue.clone();
-            spawn(&format!("query-{thread}"), move || worker.run(&queue))
+            spawn(&format!("query-{thread}"), move || worker.run(&queue, &Errands::of_this_thread()))
         })
         .collect()
 }
 
 impl QueryWorker {
-    fn run(&mut self, queue: &Queue<Query>) {
+    fn run(&mut self, queue: &Queue<Query>, errands: &Errands) {
         while !self.ended {
+            if errands.are_due() {
+                self.vitals.busy(self.thread);
+                errands.run();
+                self.vitals.idle(self.thread);
+            }
             let query = match queue.try_recv() {
                 Ok(query) => query,
                 Err(TryRecvError::Disconnected) => break,
                 Err(TryRecvError::Empty) => {
                     // An idle thread must not hold a view open: it would make the table's file grow.
                     self.reader.release();
-                    match queue.recv() {
-                        Ok(query) => query,
-                        Err(_) => break,
+                    select! {
+                        recv(queue) -> query => match query {
+                            Ok(query) => query,
+                            Err(_) => break,
+                        },
+                        recv(errands.bell()) -> _ => continue,
                     }
                 }
             };

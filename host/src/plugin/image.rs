@@ -2,22 +2,38 @@
 
 #![allow(unsafe_code, reason = "the dynamic linker runs foreign code and hands out untyped pointers")]
 
+use std::sync::{Arc, Mutex, PoisonError};
+
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 use theseus_abi::abi_stable::library::{AbiHeaderRef, ROOT_MODULE_LOADER_NAME_WITH_NUL};
 
-use super::sealed::SealedFile;
+use super::{
+    hooks::{self, Watched},
+    retire::PinReason,
+    sealed::SealedFile,
+};
 
-/// A library that was loaded from a sealed file. Dropping it closes it.
+/// A library that was loaded from a sealed file. Dropping it closes it, at once or when that becomes possible.
 ///
 /// The file stays open as long as the image is mapped: another file under the same path would be taken for this one.
 pub(super) struct Image {
-    /// None once it was closed or given up.
+    /// None once it was closed.
     library: Option<Library>,
     /// None only while it is dropped.
     file: Option<SealedFile>,
-    path: String,
-    /// Where it was mapped; none if it could not be found again, and then it counts as mapped for good.
-    address: Option<usize>,
+    watched: Arc<Watched>,
+    /// Whether it may never be closed.
+    is_kept: bool,
+}
+
+/// Images that nobody has any more and that could not be closed yet. A lock because they are given up on several threads.
+static STRAYS: Mutex<Vec<Image>> = Mutex::new(Vec::new());
+
+/// Closes what can be closed by now of the images that nobody has any more. Answers how many are left.
+pub(super) fn sweep_strays() -> usize {
+    let mut strays = STRAYS.lock().unwrap_or_else(PoisonError::into_inner);
+    strays.retain_mut(|image| image.close().is_err());
+    strays.len()
 }
 
 impl Image {
@@ -28,15 +44,19 @@ impl Image {
     /// The dynamic linker's own text.
     pub(super) fn open(file: SealedFile) -> Result<Image, String> {
         let path = file.path();
+        // Before the first instruction: initialisers, too, register destructors and start threads.
+        let watched = hooks::watch(&path);
         // SAFETY: the initialisers of a plugin run with the host's rights, which is what loading a plugin means: whether to
         // trust it was decided before. The file is sealed, so what is mapped cannot change or end early.
         let opened = unsafe { Library::open(Some(&path), RTLD_NOW | RTLD_LOCAL) };
         match opened {
+            // Without a mapping it cannot be shown to be gone, and so it is never closed.
             Ok(library) => {
-                let address = phdr::address_of(&path);
-                Ok(Image { library: Some(library), file: Some(file), path, address })
+                let is_kept = watched.mapping().is_none();
+                Ok(Image { library: Some(library), file: Some(file), watched, is_kept })
             }
             Err(error) => {
+                watched.forget();
                 // The linker's message begins with the path of the copy, which says nothing to people.
                 let text = describe(&error);
                 Err(text.replace(&format!("{path}: "), ""))
@@ -57,39 +77,77 @@ impl Image {
         symbol.map(|header| *header).map_err(|error| describe(&error))
     }
 
-    /// Closes the library. Afterwards nothing of it may be used.
-    pub(super) fn close(&mut self) {
-        if !cfg!(target_os = "linux") {
-            // What a library leaves behind is known and confirmed for one dynamic linker only.
-            return self.give_up();
-        }
-        if let Some(library) = self.library.take()
-            && let Err(error) = library.close()
-        {
-            log::error!("the dynamic linker cannot close a plugin: {}", describe(&error));
-        }
+    /// Whether the dynamic linker was not yet told to close it.
+    pub(super) fn is_open(&self) -> bool {
+        self.library.is_some()
     }
 
-    /// Gives up closing it: it stays mapped until the process ends.
-    pub(super) fn give_up(&mut self) {
+    /// Keeps it mapped until the process ends.
+    pub(super) fn keep(&mut self) {
+        self.is_kept = true;
+    }
+
+    /// Unmaps the image, if nothing uses it any more. Nothing of it may be called from now on, whatever comes of this.
+    ///
+    /// What the calling thread owes it is settled here; other threads are asked to settle, and not waited for.
+    ///
+    /// # Errors
+    ///
+    /// Why it is still mapped. If that passes, it can be closed later.
+    pub(super) fn close(&mut self) -> Result<(), PinReason> {
+        if self.is_open() {
+            self.settle()?;
+        }
         if let Some(library) = self.library.take() {
-            let _never_closed = library.into_raw();
+            self.watched.delete_keys();
+            if let Err(error) = library.close() {
+                log::error!("the dynamic linker cannot close a plugin: {}", describe(&error));
+            }
         }
+        if self.watched.is_mapped() {
+            return Err(PinReason::StillMapped);
+        }
+        self.watched.forget();
+        hooks::write_off(&self.watched);
+        Ok(())
     }
 
-    /// Whether it is still mapped, as the dynamic linker sees it.
-    pub(super) fn is_mapped(&self) -> bool {
-        self.library.is_some() || self.address.is_none() || self.address == phdr::address_of(&self.path)
+    /// Has everything destroyed that threads owe to the image, and makes sure that none is left and nothing points into it.
+    ///
+    /// # Errors
+    ///
+    /// Why it has to stay mapped, for now or for good.
+    pub(super) fn settle(&self) -> Result<(), PinReason> {
+        if !hooks::are_in_force() || self.is_kept {
+            return Err(PinReason::Unwatched);
+        }
+        self.watched.leave();
+        hooks::settle_here();
+        match self.watched.threads() {
+            0 => {}
+            count => return Err(PinReason::Threads { count }),
+        }
+        if self.watched.owed() > 0 {
+            return Err(match hooks::summon(&self.watched) {
+                0 => PinReason::Settling,
+                threads => PinReason::ThreadLocals { threads },
+            });
+        }
+        match self.watched.mapping().and_then(|mapping| mapping.signal_handler()) {
+            Some(signal) => Err(PinReason::SignalHandler { signal }),
+            None => Ok(()),
+        }
     }
 }
 
 impl Drop for Image {
     fn drop(&mut self) {
-        self.close();
-        if self.is_mapped()
-            && let Some(file) = self.file.take()
-        {
-            file.keep_for_good();
+        let Some(file) = self.file.take() else { return };
+        if let Err(reason) = self.close() {
+            log::warn!("a plugin that is not used any more stays in memory: {reason}");
+            let (library, watched, is_kept) = (self.library.take(), self.watched.clone(), self.is_kept);
+            let image = Image { library, file: Some(file), watched, is_kept };
+            STRAYS.lock().unwrap_or_else(PoisonError::into_inner).push(image);
         }
     }
 }
@@ -98,48 +156,5 @@ fn describe(error: &libloading::Error) -> String {
     match std::error::Error::source(error) {
         Some(source) => source.to_string(),
         None => error.to_string(),
-    }
-}
-
-#[cfg(target_os = "linux")]
-mod phdr {
-    use std::ffi::{CStr, c_int, c_void};
-
-    struct Search<'a> {
-        path: &'a [u8],
-        found: Option<usize>,
-    }
-
-    /// Where the image is mapped that the dynamic linker loaded from `path`.
-    pub(super) fn address_of(path: &str) -> Option<usize> {
-        let mut search = Search { path: path.as_bytes(), found: None };
-        // SAFETY: `visit` has the signature asked for, and gets the pointer to `search`, which outlives the walk.
-        unsafe { libc::dl_iterate_phdr(Some(visit), (&raw mut search).cast()) };
-        search.found
-    }
-
-    unsafe extern "C" fn visit(info: *mut libc::dl_phdr_info, _size: usize, search: *mut c_void) -> c_int {
-        // SAFETY: the linker hands over a valid record for the length of this call, and `search` is what `address_of` gave it,
-        // not used by anybody else meanwhile.
-        let (info, search) = unsafe { (&*info, &mut *search.cast::<Search<'_>>()) };
-        if info.dlpi_name.is_null() {
-            return 0;
-        }
-        // SAFETY: not null, so it is the image's name with its closing zero, which lives as long as the image is mapped; the
-        // linker lets no image go during the walk.
-        let name = unsafe { CStr::from_ptr(info.dlpi_name) };
-        if name.to_bytes() != search.path {
-            return 0;
-        }
-        search.found = Some(info.dlpi_addr as usize);
-        1
-    }
-}
-
-#[cfg(not(target_os = "linux"))]
-mod phdr {
-    /// Not asked on other systems: what is loaded there stays loaded.
-    pub(super) fn address_of(_path: &str) -> Option<usize> {
-        None
     }
 }

@@ -1,25 +1,19 @@
 //! The end of a generation: unloaded and confirmed to be gone, or kept in memory for a reason that is named.
 
-use theseus_abi::Failure;
+use theseus_abi::{Failure, PluginRootRef, abi_stable::std_types::ROption};
 
 use super::{
     boundary,
     digest::Digest,
     generation::{Generation, GenerationNumber},
-    image::Image,
+    hooks,
+    image::{self, Image},
 };
 
-/// What became of a retired generation.
-#[derive(Debug)]
-pub enum Retired {
-    /// Its image is gone from the process.
-    Unloaded,
-    /// Its image stays.
-    Pinned(Box<Pinned>),
-}
-
-/// A retired generation whose image is still in memory. Nothing of it is called any more.
-pub struct Pinned {
+/// A generation that was retired. Nothing of it is called any more, but its image is still in memory.
+///
+/// Dropping it unloads it as soon as that is possible.
+pub struct Leaving {
     /// The plugin's name.
     pub name: String,
     /// The plugin's version.
@@ -28,80 +22,144 @@ pub struct Pinned {
     pub digest: Digest,
     /// Its number in this process.
     pub number: GenerationNumber,
-    /// Why it stays.
-    pub reason: PinReason,
+    /// Why it can never be unloaded, if so.
+    verdict: Option<PinReason>,
+    root: PluginRootRef,
     image: Image,
 }
 
-impl Pinned {
-    /// Whether the image is still in memory: the dynamic linker may have let it go since, when the last thread that had
-    /// thread-local data of it ended.
-    pub fn is_mapped(&self) -> bool {
-        self.image.is_mapped()
+/// A generation that is gone from the process.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Unloaded {
+    /// Bytes that it had allocated and never freed; none if it does not count them.
+    pub leaked_bytes: Option<u64>,
+}
+
+/// Why a retired generation stays in memory.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum PinReason {
+    /// Its file forbids unloading.
+    #[error("its file forbids unloading (DF_1_NODELETE); link it without `-z nodelete`")]
+    NoDelete,
+    /// It reported that it could not let go of something; unloading it could crash the host.
+    #[error("it could not free what it holds: {0}")]
+    Refused(Failure),
+    /// Threads of the host are about to destroy its thread-locals. Passes as soon as they have finished what they execute.
+    #[error("threads of the host are still to destroy its thread-locals")]
+    Settling,
+    /// Threads that it started are alive. Passes when they end.
+    #[error("{count} of the threads that it started still run; have `retire` end and join them")]
+    Threads {
+        /// How many.
+        count: usize,
+    },
+    /// Threads have thread-locals of it and cannot be asked to destroy them. Passes when they end.
+    #[error(
+        "{threads} threads that the host cannot ask to destroy them have thread-locals of it; it is unloaded when they end"
+    )]
+    ThreadLocals {
+        /// How many.
+        threads: usize,
+    },
+    /// A signal would be handled by its code. Passes when somebody else handles the signal.
+    #[error("it handles signal {signal}; have `retire` give the signal back")]
+    SignalHandler {
+        /// The first such signal.
+        signal: i32,
+    },
+    /// The dynamic linker keeps it although it was closed.
+    #[error("the dynamic linker keeps it although it was closed; another library may depend on it")]
+    StillMapped,
+    /// What it has left behind cannot be known.
+    #[error("what it has left behind is not known to this host, which unloads plugins on Linux with glibc only")]
+    Unwatched,
+}
+
+impl PinReason {
+    /// Whether it can go away by itself.
+    pub fn can_pass(&self) -> bool {
+        !matches!(self, PinReason::NoDelete | PinReason::Refused(_) | PinReason::Unwatched)
     }
 }
 
-impl std::fmt::Debug for Pinned {
+impl Leaving {
+    /// Asks a generation to let go of what it holds. Taken by value: whoever calls this is its last owner, and no call into it is
+    /// under way.
+    pub fn begin(generation: Generation) -> Leaving {
+        let Generation { number, name, inspection, behaviors, root, mut image, .. } = generation;
+        let outcome = root.retire()().into_result().map_err(boundary::own_failure);
+        drop(behaviors);
+        let verdict = match outcome {
+            _ if inspection.is_no_delete() => Some(PinReason::NoDelete),
+            Err(failure) => Some(PinReason::Refused(failure)),
+            Ok(()) => None,
+        };
+        if verdict.is_some() {
+            image.keep();
+        }
+        Leaving {
+            name: name.as_ref().to_owned(),
+            version: inspection.manifest.version,
+            digest: inspection.digest,
+            number,
+            verdict,
+            root,
+            image,
+        }
+    }
+
+    /// Unloads it, if that is possible now. Has the threads of the host destroy what is its, but does not wait for them.
+    ///
+    /// # Errors
+    ///
+    /// Why it is still there.
+    pub fn unload(&mut self) -> Result<Unloaded, PinReason> {
+        if let Some(reason) = &self.verdict {
+            return Err(reason.clone());
+        }
+        if !self.image.is_open() {
+            return self.image.close().map(|()| Unloaded { leaked_bytes: None });
+        }
+        self.image.settle()?;
+        // After everything that may still free something.
+        let leaked_bytes = match self.root.allocated()() {
+            ROption::RSome(bytes) => Some(bytes),
+            ROption::RNone => None,
+        };
+        self.image.close()?;
+        Ok(Unloaded { leaked_bytes })
+    }
+}
+
+impl std::fmt::Debug for Leaving {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Pinned { name, version, digest, number, reason, .. } = self;
-        f.debug_struct("Pinned")
+        let Leaving { name, version, digest, number, .. } = self;
+        f.debug_struct("Leaving")
             .field("name", name)
             .field("version", version)
             .field("digest", digest)
             .field("number", number)
-            .field("reason", reason)
             .finish_non_exhaustive()
     }
 }
 
-/// Why a retired generation stays in memory.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum PinReason {
-    /// Its file forbids unloading (`DF_1_NODELETE`).
-    NoDelete,
-    /// It reported that it could not let go of something; unloading it could crash the host.
-    Refused(Failure),
-    /// The dynamic linker kept it, as it does while a thread has thread-local data of it that is still to be destroyed.
-    StillMapped,
+/// Ends a generation as far as the calling thread can: for those who execute plugins on one thread only. Taken by value: whoever
+/// calls this is its last owner, and no call into it is under way.
+///
+/// # Errors
+///
+/// The generation, still in memory, and why.
+pub fn retire(generation: Generation) -> Result<Unloaded, (Box<Leaving>, PinReason)> {
+    let mut leaving = Box::new(Leaving::begin(generation));
+    leaving.unload().map_err(|reason| (leaving, reason))
 }
 
-impl std::fmt::Display for PinReason {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            PinReason::NoDelete => f.write_str("its file forbids unloading (DF_1_NODELETE)"),
-            PinReason::Refused(failure) => write!(f, "it could not free what it holds: {failure}"),
-            PinReason::StillMapped => {
-                f.write_str("the dynamic linker keeps it: a thread has thread-local data of it that is to be destroyed")
-            }
-        }
-    }
+/// Wakes the threads that execute plugins, so that they let go of generations that are no longer in force.
+pub fn wake_threads() {
+    hooks::ring_all();
 }
 
-/// Ends a generation. Taken by value: whoever calls this is its last owner, and no call into it is under way.
-pub fn retire(generation: Generation) -> Retired {
-    let Generation { number, name, inspection, behaviors, root, mut image, .. } = generation;
-    let outcome = root.retire()().into_result().map_err(boundary::own_failure);
-    drop(behaviors);
-    let reason = if inspection.is_no_delete() {
-        image.give_up();
-        PinReason::NoDelete
-    } else if let Err(failure) = outcome {
-        image.give_up();
-        PinReason::Refused(failure)
-    } else {
-        image.close();
-        if !image.is_mapped() {
-            return Retired::Unloaded;
-        }
-        PinReason::StillMapped
-    };
-    log::warn!("{name} {} (generation {number}) stays in memory: {reason}", inspection.manifest.version);
-    Retired::Pinned(Box::new(Pinned {
-        name: name.as_ref().to_owned(),
-        version: inspection.manifest.version,
-        digest: inspection.digest,
-        number,
-        reason,
-        image,
-    }))
+/// Unloads what can be unloaded by now of the libraries that did not even start. Answers how many are still in memory.
+pub fn sweep_strays() -> usize {
+    image::sweep_strays()
 }

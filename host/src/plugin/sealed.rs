@@ -60,12 +60,6 @@ impl SealedFile {
         use std::os::fd::AsRawFd;
         format!("/proc/self/fd/{}", self.file.as_raw_fd())
     }
-
-    /// Keeps the path taken until the process ends, because an image that is still mapped goes by it.
-    pub(super) fn keep_for_good(self) {
-        use std::os::fd::IntoRawFd;
-        let _never_closed = self.file.into_raw_fd();
-    }
 }
 
 #[cfg(not(target_os = "linux"))]
@@ -92,9 +86,6 @@ impl SealedFile {
         let entry = std::fs::read_dir(&self.directory).ok().and_then(|mut entries| entries.next()?.ok());
         entry.map(|entry| entry.path().to_string_lossy().into_owned()).unwrap_or_default()
     }
-
-    /// Nothing to keep: each copy has a path of its own, which is not used again.
-    pub(super) fn keep_for_good(self) {}
 }
 
 #[cfg(not(target_os = "linux"))]

@@ -6,7 +6,7 @@ use std::{
     time::Instant,
 };
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded, select};
 use theseus_abi::Capability;
 use theseus_value::{ObjectId, Value};
 
@@ -21,7 +21,7 @@ use crate::{
     exec::{self, Command, Doing, Done, Engine, PluginSet, QueryWorker, Refusal, Start},
     home::Home,
     identity::{Identity, Incarnation, Opened, Outcome, Place, RecordHash, Resume, StorageError, Tid},
-    plugin::{self, Digest, Store},
+    plugin::{self, Digest, Errands, Store},
     restart::{Trial, bundle, confirm, handoff, instruction},
     swap::{self, Migrator, Retirement, Swapper},
 };
@@ -446,7 +446,16 @@ pub(super) const VERSION: &str = match option_env!("THESEUS_BUILD_STAMP") {
 
 fn start_operator(operator: Arc<Operator>, orders: Receiver<Order>) -> JoinHandle<()> {
     let run = move || {
-        for order in orders {
+        let errands = Errands::of_this_thread();
+        loop {
+            errands.run();
+            let order = select! {
+                recv(orders) -> order => match order {
+                    Ok(order) => order,
+                    Err(_) => return,
+                },
+                recv(errands.bell()) -> _ => continue,
+            };
             match order {
                 Order::Action(action, reply) => reply(operator.perform(action)),
                 Order::Upgrade(object, request) => operator.upgrade(object, &request),
@@ -471,7 +480,15 @@ pub(super) fn place(home: &Home, config: &Config) -> Place {
 }
 
 /// Loads the generations that the last record says are in force, and their fallbacks.
+///
+/// On a thread that ends with it: this one lives as long as the host, but takes no errands, so what a plugin leaves on it could not
+/// be destroyed.
 fn load_plugins(store: &Store, resume: &Resume, granted: &[Capability]) -> Result<PluginSet, OpenError> {
+    let loaded = thread::scope(|scope| scope.spawn(|| load_in_force(store, resume, granted)).join());
+    loaded.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+fn load_in_force(store: &Store, resume: &Resume, granted: &[Capability]) -> Result<PluginSet, OpenError> {
     let (mut generations, mut fallbacks) = (Vec::new(), Vec::new());
     for (name, digest) in resume.generations.iter() {
         let fail =

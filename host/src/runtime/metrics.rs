@@ -41,11 +41,11 @@ impl Collector for HostMetrics {
             metric.encode(encoder.encode_descriptor(name, help, None, metric.metric_type())?)
         };
         let vitals = self.engine.vitals();
-        let (retired, unloaded) = self.operator.swapper.retirement.report();
+        let report = self.operator.swapper.retirement.report();
         counter("theseus_transactions", "Transactions made durable", vitals.transactions.load(Ordering::Relaxed))?;
         counter("theseus_batches", "Batches committed", vitals.batches.load(Ordering::Relaxed))?;
         counter("theseus_queries", "Queries executed", vitals.queries.load(Ordering::Relaxed))?;
-        counter("theseus_plugins_unloaded", "Replaced plugins that were unloaded", unloaded)?;
+        counter("theseus_plugins_unloaded", "Replaced plugins that were unloaded", report.unloaded())?;
         let mut gauge = |name: &str, help: &str, value: u64| {
             let metric = ConstGauge::new(value as i64);
             metric.encode(encoder.encode_descriptor(name, help, None, metric.metric_type())?)
@@ -63,7 +63,8 @@ impl Collector for HostMetrics {
         gauge("theseus_overlay_objects", "Objects kept in memory", identity.overlay_objects() as u64)?;
         gauge("theseus_commands_waiting", "Commands in the queue", commands as u64)?;
         gauge("theseus_queries_waiting", "Queries in the queue", queries as u64)?;
-        gauge("theseus_plugins_retired", "Replaced plugins still in memory", retired.len() as u64)?;
+        gauge("theseus_plugins_retired", "Replaced plugins still in memory", report.retired.len() as u64)?;
+        gauge("theseus_plugins_pinned", "Plugins that cannot be unloaded", report.pinned() as u64)?;
         gauge("theseus_longest_call_ms", "How long the longest message under way has taken", vitals.longest_call_ms())
     }
 }

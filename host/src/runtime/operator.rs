@@ -202,7 +202,7 @@ impl Operator {
 
     /// The plugins of this host.
     pub(super) fn plugins_view(&self) -> PluginsView {
-        let (_, unloaded) = self.swapper.retirement.report();
+        let unloaded = self.swapper.retirement.report().unloaded();
         PluginsView { plugins: self.plugins(), unloaded }
     }
 
@@ -222,14 +222,13 @@ impl Operator {
         };
         let active = set.plugins().map(|generation| loaded(generation, PluginState::Active));
         let fallbacks = set.fallbacks().map(|generation| loaded(generation, PluginState::Fallback));
-        let (retired, _) = self.swapper.retirement.report();
-        let retired = retired.into_iter().map(|view| PluginView {
+        let retired = self.swapper.retirement.report().retired.into_iter().map(|view| PluginView {
             name: view.name,
             version: view.version,
             digest: view.digest.to_string(),
             state: match view.whereabouts {
                 Whereabouts::Draining => PluginState::Draining,
-                Whereabouts::Pinned { reason } => PluginState::Pinned { reason },
+                Whereabouts::Pinned { reason } => PluginState::Pinned { reason: reason.to_string() },
             },
             behaviors: view.behaviors,
             migrations: Vec::new(),

@@ -22,7 +22,7 @@ use theseus_value::Value;
 pub use self::{
     migration::{FailedObject, Migrator, Progress},
     plan::{Change, MigratedBy, Migration, Plan, Problem, plan},
-    retire::{RetiredView, Retirement, Whereabouts},
+    retire::{Gone, Report, RetiredView, Retirement, Whereabouts},
 };
 use crate::{
     config,

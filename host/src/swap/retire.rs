@@ -1,15 +1,22 @@
-//! The generations that were replaced: drained, unloaded, or pinned with a reason.
+//! The generations that were replaced: drained, unloaded, or pinned with a reason, until the reason goes away.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError, mpsc},
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc},
     thread::{self, JoinHandle},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use crate::plugin::{self, Digest, Generation, Pinned, Retired};
+use crate::plugin::{self, Digest, Generation, GenerationNumber, Leaving, PinReason, Unloaded};
 
-/// How often a draining generation is looked at.
+/// How often a generation is looked at that will be unloaded soon.
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
+
+/// How often a pinned generation is looked at.
+const LOOK_AT_PINNED: Duration = Duration::from_millis(250);
+
+/// How long a reason that can pass may stand before the generation counts as pinned: a thread that was told to end needs a moment.
+const GRACE: Duration = Duration::from_millis(100);
 
 /// A thread that takes replaced generations and ends them as soon as nothing uses them any more.
 pub struct Retirement {
@@ -21,9 +28,42 @@ pub struct Retirement {
 /// A lock because the thread writes what operators read.
 #[derive(Default)]
 struct State {
-    draining: Vec<RetiredView>,
-    pinned: Vec<Pinned>,
-    unloaded: u64,
+    retired: BTreeMap<GenerationNumber, RetiredView>,
+    gone: BTreeMap<String, Gone>,
+    strays: usize,
+}
+
+/// What there is to say about replaced generations.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Report {
+    /// Those that are still in memory, oldest first.
+    pub retired: Vec<RetiredView>,
+    /// What was unloaded since the start, by plugin.
+    pub gone: BTreeMap<String, Gone>,
+    /// Libraries in memory that were never put in force: they did not start, and could not be unloaded either.
+    pub strays: usize,
+}
+
+/// What was unloaded of one plugin.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Gone {
+    /// How many generations.
+    pub generations: u64,
+    /// What those leaked that count their bytes; none if none did.
+    pub leaked_bytes: Option<u64>,
+}
+
+impl Report {
+    /// How many generations were unloaded since the start.
+    pub fn unloaded(&self) -> u64 {
+        self.gone.values().map(|gone| gone.generations).sum()
+    }
+
+    /// How many libraries stay in memory although nothing uses them.
+    pub fn pinned(&self) -> usize {
+        let is_pinned = |view: &&RetiredView| matches!(view.whereabouts, Whereabouts::Pinned { .. });
+        self.retired.iter().filter(is_pinned).count() + self.strays
+    }
 }
 
 /// A replaced generation that is still in memory.
@@ -44,12 +84,12 @@ pub struct RetiredView {
 /// Where a replaced generation stands.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Whereabouts {
-    /// It still executes what had begun.
+    /// It still executes what had begun, or threads are destroying what is its.
     Draining,
     /// It cannot be unloaded.
     Pinned {
         /// Why.
-        reason: String,
+        reason: PinReason,
     },
 }
 
@@ -70,26 +110,20 @@ impl Retirement {
 
     /// Ends generations once nobody else has them.
     pub fn retire(&self, generations: Vec<Arc<Generation>>) {
-        let views = generations.iter().map(|generation| view(generation));
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).draining.extend(views);
+        let views = generations.iter().map(|generation| (generation.number(), view(generation)));
+        lock(&self.state).retired.extend(views);
         if let Some(sender) = &*self.sender.lock().unwrap_or_else(PoisonError::into_inner) {
             // Fails only if the thread is gone, and then the process ends with the generations still loaded.
             _ = sender.send(generations);
         }
+        // An idle executor may still have the set that was in force before.
+        plugin::wake_threads();
     }
 
-    /// The replaced generations that are still in memory, and how many were unloaded.
-    pub fn report(&self) -> (Vec<RetiredView>, u64) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.let_go_of_unmapped();
-        let pinned = state.pinned.iter().map(|pinned| RetiredView {
-            name: pinned.name.clone(),
-            version: pinned.version.clone(),
-            digest: pinned.digest,
-            behaviors: Vec::new(),
-            whereabouts: Whereabouts::Pinned { reason: pinned.reason.to_string() },
-        });
-        (state.draining.iter().cloned().chain(pinned).collect(), state.unloaded)
+    /// What became of the replaced generations.
+    pub fn report(&self) -> Report {
+        let state = lock(&self.state);
+        Report { retired: state.retired.values().cloned().collect(), gone: state.gone.clone(), strays: state.strays }
     }
 
     /// Ends the thread. Generations that are still in use stay loaded.
@@ -103,13 +137,8 @@ impl Retirement {
     }
 }
 
-impl State {
-    /// Forgets pinned generations whose reason has gone away: the dynamic linker has unmapped them since.
-    fn let_go_of_unmapped(&mut self) {
-        let before = self.pinned.len();
-        self.pinned.retain(|pinned| pinned.is_mapped());
-        self.unloaded += (before - self.pinned.len()) as u64;
-    }
+fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn view(generation: &Generation) -> RetiredView {
@@ -122,43 +151,79 @@ fn view(generation: &Generation) -> RetiredView {
     }
 }
 
+/// A generation that was told to go.
+struct Departure {
+    leaving: Leaving,
+    told: Instant,
+    /// Why it counts as pinned, once it does.
+    pinned: Option<PinReason>,
+}
+
 fn run(receiver: &mpsc::Receiver<Vec<Arc<Generation>>>, state: &Mutex<State>) {
     let mut draining: Vec<Arc<Generation>> = Vec::new();
+    let mut departures: Vec<Departure> = Vec::new();
+    let mut looked_at_pinned = Instant::now();
     loop {
-        let received = if draining.is_empty() {
-            receiver.recv().map_err(|_| mpsc::RecvTimeoutError::Disconnected)
-        } else {
-            receiver.recv_timeout(LOOK_AGAIN)
-        };
-        match received {
+        let soon = !draining.is_empty() || departures.iter().any(|departure| departure.pinned.is_none());
+        match receiver.recv_timeout(if soon { LOOK_AGAIN } else { LOOK_AT_PINNED }) {
             Ok(generations) => draining.extend(generations),
             Err(mpsc::RecvTimeoutError::Timeout) => {}
             Err(mpsc::RecvTimeoutError::Disconnected) => return,
         }
         let mut still = Vec::new();
         for generation in draining {
-            let digest = generation.digest();
             match Arc::try_unwrap(generation) {
-                Ok(generation) => end(generation, digest, state),
+                Ok(generation) => {
+                    let leaving = Leaving::begin(generation);
+                    departures.push(Departure { leaving, told: Instant::now(), pinned: None });
+                }
                 Err(generation) => still.push(generation),
             }
         }
         draining = still;
+        let all = looked_at_pinned.elapsed() >= LOOK_AT_PINNED;
+        if all {
+            looked_at_pinned = Instant::now();
+            let strays = plugin::sweep_strays();
+            lock(state).strays = strays;
+        }
+        departures.retain_mut(|departure| (departure.pinned.is_some() && !all) || !depart(departure, state));
     }
 }
 
-fn end(generation: Generation, digest: Digest, state: &Mutex<State>) {
-    let name = format!("{} {}", generation.name(), generation.version());
-    let retired = plugin::retire(generation);
-    let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(place) = state.draining.iter().position(|view| view.digest == digest) {
-        state.draining.remove(place);
-    }
-    match retired {
-        Retired::Unloaded => {
-            state.unloaded += 1;
-            log::info!("{name} is unloaded");
+/// Unloads a generation if that is possible; otherwise notes why not. Answers whether it is gone.
+fn depart(departure: &mut Departure, state: &Mutex<State>) -> bool {
+    let name = format!("{} {}", departure.leaving.name, departure.leaving.version);
+    let number = departure.leaving.number;
+    match departure.leaving.unload() {
+        Ok(Unloaded { leaked_bytes }) => {
+            let mut state = lock(state);
+            state.retired.remove(&number);
+            let gone = state.gone.entry(departure.leaving.name.clone()).or_default();
+            gone.generations += 1;
+            if let Some(bytes) = leaked_bytes {
+                *gone.leaked_bytes.get_or_insert(0) += bytes;
+            }
+            drop(state);
+            match leaked_bytes {
+                Some(bytes) if bytes > 0 => {
+                    log::info!("{name} (generation {number}) is unloaded; it leaked {bytes} bytes")
+                }
+                _ => log::info!("{name} (generation {number}) is unloaded"),
+            }
+            true
         }
-        Retired::Pinned(pinned) => state.pinned.push(*pinned),
+        Err(PinReason::Settling) if departure.pinned.is_none() => false,
+        Err(reason) if reason.can_pass() && departure.told.elapsed() < GRACE => false,
+        Err(reason) => {
+            if departure.pinned.as_ref() != Some(&reason) {
+                log::warn!("{name} (generation {number}) stays in memory: {reason}");
+                if let Some(view) = lock(state).retired.get_mut(&number) {
+                    view.whereabouts = Whereabouts::Pinned { reason: reason.clone() };
+                }
+                departure.pinned = Some(reason);
+            }
+            false
+        }
     }
 }

@@ -79,7 +79,7 @@ fn host() -> HostTableRef {
 
 #[export_root_module]
 pub fn root() -> PluginRootRef {
-    static ROOT: WithMetadata<PluginRoot> = WithMetadata::new(PluginRoot { init, behaviors, self_test, retire });
+    static ROOT: WithMetadata<PluginRoot> = WithMetadata::new(PluginRoot { init, behaviors, self_test, retire, allocated });
     PluginRootRef(ROOT.static_as_prefix())
 }
 
@@ -104,6 +104,10 @@ extern "C" fn retire() -> RResult<(), Failure> {
         return RResult::RErr(Failure::new(FailureCode::REFUSED, "holds a thread"));
     }
     RResult::ROk(())
+}
+
+extern "C" fn allocated() -> ROption<u64> {
+    ROption::RNone
 }
 
 extern "C" fn behaviors() -> RSlice<'static, BehaviorTableRef> {
