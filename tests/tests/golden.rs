@@ -35,20 +35,27 @@ fn help(arguments: &[&str]) -> String {
     finish(plain_command().args(arguments).env("COLUMNS", "100")).succeeded()
 }
 
+/// The commands that a help text lists.
+fn commands(help: &str) -> Vec<&str> {
+    let Some(listed) = help.split("Commands:\n").nth(1) else { return Vec::new() };
+    let lines = listed.split("\n\n").next().unwrap().lines();
+    let lines = lines.filter(|line| line.starts_with("  ") && !line.starts_with("   "));
+    lines.filter_map(|line| line.split_whitespace().next()).filter(|command| *command != "help").collect()
+}
+
 #[test]
 fn the_help_of_the_command_line() {
     let whole = help(&["--help"]);
-    let commands = whole.split("Commands:\n").nth(1).unwrap().split("\n\n").next().unwrap();
-    let commands: Vec<&str> = commands
-        .lines()
-        .filter(|line| line.starts_with("  ") && !line.starts_with("   "))
-        .filter_map(|line| line.split_whitespace().next())
-        .filter(|command| *command != "help")
-        .collect();
+    let commands = commands(&whole);
     assert!(commands.len() > 15, "{commands:?}");
     let mut found = format!("$ theseus --help\n{whole}\n");
     for command in commands {
-        found += &format!("\n$ theseus {command} --help\n{}\n", help(&[command, "--help"]));
+        let text = help(&[command, "--help"]);
+        found += &format!("\n$ theseus {command} --help\n{text}\n");
+        for within in self::commands(&text) {
+            found +=
+                &format!("\n$ theseus {command} {within} --help\n{}\n", help(&[command, within, "--help"]));
+        }
     }
     assert_golden("help.txt", &found);
 }

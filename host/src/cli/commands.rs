@@ -16,7 +16,7 @@ use super::{
     Arguments, Command,
     client::{Ask, Client, escaped},
     fault::{Exit, Fault},
-    output, run,
+    output, plugin, run,
 };
 use crate::{
     config::Config,
@@ -43,6 +43,7 @@ pub(super) fn execute(arguments: Arguments) -> Result<(), Fault> {
     match arguments.command {
         Command::Completions { shell } => completions(shell),
         Command::Man { command } => manual(command),
+        Command::Plugin { command } => plugin::execute(&arguments.global, command),
         command => Session { home: arguments.global.home()?, json: arguments.global.json }.execute(command),
     }
 }
@@ -115,7 +116,9 @@ impl Session {
                 let text = self.running()?.ask(Ask::post("/v1/apply", request))?;
                 self.print(&text, output::applied)
             }
-            Command::Completions { .. } | Command::Man { .. } => unreachable!("needs no home and was done before"),
+            Command::Completions { .. } | Command::Man { .. } | Command::Plugin { .. } => {
+                unreachable!("was done before")
+            }
         }
     }
 

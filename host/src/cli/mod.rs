@@ -9,6 +9,7 @@ mod commands;
 mod exit;
 mod fault;
 mod output;
+mod plugin;
 mod run;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -170,6 +171,12 @@ Examples:
     /// Lists the plugins in force, and replaced ones that are still loaded.
     #[command(after_help = "Examples:\n  theseus plugins\n  theseus plugins --json")]
     Plugins,
+    /// Judges, signs and develops plugin files.
+    #[command(after_help = "Examples:\n  theseus plugin inspect libcounter.so\n  theseus plugin check libcounter.so")]
+    Plugin {
+        #[command(subcommand)]
+        command: plugin::PluginCommand,
+    },
     /// Tells what `apply` would do, without doing it.
     #[command(after_help = "Examples:\n  theseus plan target/release/libcounter.so\n  theseus plan release-2.bundle")]
     Plan {
@@ -268,7 +275,9 @@ mod tests {
 
     #[test]
     fn every_command_explains_itself_with_examples() {
-        for mut command in description().get_subcommands().cloned() {
+        let all = description();
+        let plugin = all.find_subcommand("plugin").unwrap();
+        for mut command in all.get_subcommands().chain(plugin.get_subcommands()).cloned() {
             let name = command.get_name().to_owned();
             let help = command.render_long_help().to_string();
             assert!(help.contains("Examples:\n  theseus"), "{name}");
@@ -284,6 +293,9 @@ mod tests {
             let name = command.get_name();
             let shown = reference.contains(&format!("`{name}`")) || reference.contains(&format!("`{name} "));
             assert!(shown, "docs/cli.md does not show {name}");
+            for within in command.get_subcommands().map(clap::Command::get_name) {
+                assert!(reference.contains(&format!("`{name} {within} ")), "docs/cli.md does not show {name} {within}");
+            }
         }
     }
 

@@ -239,7 +239,7 @@ fn items(list: &Json) -> impl Iterator<Item = &Json> {
     list.as_array().into_iter().flatten()
 }
 
-fn size(bytes: u64) -> String {
+pub(super) fn size(bytes: u64) -> String {
     let mut units = ["B", "KiB", "MiB", "GiB", "TiB"].into_iter().peekable();
     let mut amount = bytes as f64;
     let mut unit = units.next().unwrap_or("B");

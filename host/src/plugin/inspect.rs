@@ -137,8 +137,7 @@ pub fn look(bytes: &[u8]) -> (Findings, Result<Inspection, Refusal>) {
 fn judge(bytes: &[u8], digest: impl FnOnce() -> Digest, findings: &mut Findings) -> Result<Inspection, Refusal> {
     let library = SharedLibrary::parse(bytes)?;
     let description = manifest::read(&library);
-    // What does not carry a note is nobody's plugin, and is not worth the search for what it needs.
-    let (facts, searched) = needed::describe(&library, description.is_ok())?;
+    let (facts, searched) = needed::describe(&library)?;
     let library_facts = findings.library.insert(facts);
     let manifest = findings.manifest.insert(manifest::parse(description?)?);
     manifest::check(manifest)?;

@@ -158,6 +158,10 @@ fn is_behavior_name(plugin: &str, name: &str) -> bool {
 
 /// Makes a text that came from the file fit for a message: no longer than people read, nothing that a terminal obeys.
 pub(super) fn shorten(text: &str) -> String {
-    let visible = |character: char| if character.is_control() { char::REPLACEMENT_CHARACTER } else { character };
+    let visible = |character: char| match character {
+        '\t' | '\n' => ' ',
+        character if character.is_control() => char::REPLACEMENT_CHARACTER,
+        character => character,
+    };
     text.chars().map(visible).take(80).collect()
 }

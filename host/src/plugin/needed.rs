@@ -30,12 +30,11 @@ pub(super) enum Searched {
     SomePlaces,
 }
 
-/// What a library is, and with `find` where those are that it needs.
-pub(super) fn describe(library: &SharedLibrary<'_>, find: bool) -> Result<(Library, Searched), Refusal> {
+/// What a library is, and where those are that it needs.
+pub(super) fn describe(library: &SharedLibrary<'_>) -> Result<(Library, Searched), Refusal> {
     let names = library.needed()?;
     let runpath = library.runpath()?;
-    let (places, searched) =
-        if find { places(&names, runpath) } else { (vec![None; names.len()], Searched::SomePlaces) };
+    let (places, searched) = places(&names, runpath);
     let needed = names.iter().map(|name| String::from_utf8_lossy(name).into_owned()).zip(places).collect();
     let facts = Library {
         needed,

@@ -1,6 +1,7 @@
 //! The closed set of things that can be asked of a running host, and the host that does them.
 
 pub mod action;
+pub mod examine;
 mod host;
 mod metrics;
 pub mod offline;
