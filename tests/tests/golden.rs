@@ -53,8 +53,7 @@ fn the_help_of_the_command_line() {
         let text = help(&[command, "--help"]);
         found += &format!("\n$ theseus {command} --help\n{text}\n");
         for within in self::commands(&text) {
-            found +=
-                &format!("\n$ theseus {command} {within} --help\n{}\n", help(&[command, within, "--help"]));
+            found += &format!("\n$ theseus {command} {within} --help\n{}\n", help(&[command, within, "--help"]));
         }
     }
     assert_golden("help.txt", &found);

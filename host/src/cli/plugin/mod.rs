@@ -46,9 +46,9 @@ Examples:
     /// Signs a plugin file with a minisign key, into FILE.minisig.
     #[command(after_help = "\
 Examples:
-  minisign -G -s builder.key -p builder.pub          make a pair of keys
   theseus plugin sign libcounter.so --key builder.key
-  cp builder.pub ~/.theseus/trust/                    have a host trust it")]
+  minisign -G -s builder.key -p builder.pub          makes the keys
+  cp builder.pub ~/.theseus/trust/                   has a host trust them")]
     Sign {
         /// The file.
         file: PathBuf,
