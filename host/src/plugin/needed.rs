@@ -57,15 +57,15 @@ fn places(names: &[&[u8]], runpath: Option<&[u8]>) -> (Vec<Option<PathBuf>>, Sea
     let folders = folders.iter().flat_map(|folders| folders.split(|byte| *byte == b':'));
     // `$ORIGIN` is the folder of the file that is loaded; a plugin is loaded from memory and has none.
     let folders = folders.filter(|folder| folder.starts_with(b"/"));
-    let folders: Vec<&Path> =
-        folders.map(|folder| Path::new(OsStr::from_bytes(folder))).chain(FOLDERS.map(Path::new)).collect();
+    let folders: Vec<&Path> = folders.map(|folder| Path::new(OsStr::from_bytes(folder))).collect();
     let place = |name: &&[u8]| {
         let file = Path::new(OsStr::from_bytes(name));
         if name.contains(&b'/') {
             return file.is_file().then(|| file.to_path_buf());
         }
-        let beside = folders.iter().map(|folder| folder.join(file)).find(|path| path.is_file());
-        beside.or_else(|| listed.as_ref()?.find(name))
+        let within = |folders: &[&Path]| folders.iter().map(|folder| folder.join(file)).find(|path| path.is_file());
+        let place = within(&folders).or_else(|| listed.as_ref()?.find(name));
+        place.or_else(|| within(&FOLDERS.map(Path::new)))
     };
     let searched = if listed.is_some() { Searched::Everywhere } else { Searched::SomePlaces };
     (names.iter().map(place).collect(), searched)

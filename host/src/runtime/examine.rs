@@ -133,16 +133,13 @@ pub fn examine(path: &Path, rules: &Rules) -> FileView {
         let error = plugin::StageError::TooLarge { path: path.to_owned(), bytes_max: rules.settings.file_bytes_max };
         view.reasons.push(error.to_string());
     }
-    let bytes = match staged.read() {
-        Ok(bytes) => bytes,
-        Err(error) => return FileView { reasons: vec![error.to_string()], ..view },
-    };
-    let (findings, judgement) = plugin::look(&bytes);
+    let bytes = staged.bytes();
+    let (findings, judgement) = plugin::look(bytes);
     let Findings { library, manifest } = findings;
     view.manifest = manifest;
     view.library = library.map(library_view);
     let policy = Policy { settings: &rules.settings, keys: &rules.keys };
-    let provenance = policy.provenance(&source, &bytes);
+    let provenance = policy.provenance(&source, bytes);
     match &judgement {
         Ok(inspection) => view.warnings = inspection.warnings.iter().map(ToString::to_string).collect(),
         Err(refusal) => view.reasons.push(refusal.to_string()),
