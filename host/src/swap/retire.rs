@@ -207,9 +207,9 @@ fn depart(departure: &mut Departure, state: &Mutex<State>) -> bool {
             drop(state);
             match leaked_bytes {
                 Some(bytes) if bytes > 0 => {
-                    log::info!("{name} (generation {number}) is unloaded; it leaked {bytes} bytes")
+                    log::info!("{name} is unloaded; it leaked {bytes} bytes")
                 }
-                _ => log::info!("{name} (generation {number}) is unloaded"),
+                _ => log::info!("{name} is unloaded"),
             }
             true
         }
@@ -217,7 +217,7 @@ fn depart(departure: &mut Departure, state: &Mutex<State>) -> bool {
         Err(reason) if reason.can_pass() && departure.told.elapsed() < GRACE => false,
         Err(reason) => {
             if departure.pinned.as_ref() != Some(&reason) {
-                log::warn!("{name} (generation {number}) stays in memory: {reason}");
+                log::warn!("{name} stays in memory: {reason}");
                 if let Some(view) = lock(state).retired.get_mut(&number) {
                     view.whereabouts = Whereabouts::Pinned { reason: reason.clone() };
                 }

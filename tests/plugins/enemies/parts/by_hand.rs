@@ -94,6 +94,10 @@ macro_rules! plugin_by_hand {
                 fn retire() -> Result<(), kit::Error> {
                     Ok(())
                 }
+
+                fn allocated() -> Option<u64> {
+                    None
+                }
             }
 
             #[unsafe(export_name = "_1as_0lib_1header_0root_bmodule_bloader")]
