@@ -131,7 +131,11 @@ pub(super) fn plan(plan: &Json) -> String {
     for reason in items(&plan["reasons"]) {
         _ = writeln!(out, "  because {}", plain(reason));
     }
-    out + &planned(&plan["plugins"])
+    out.push_str(&planned(&plan["plugins"]));
+    for plugin in items(&plan["stays"]) {
+        _ = writeln!(out, "{} {}: stays", plain(&plugin["name"]), plain(&plugin["version"]));
+    }
+    out
 }
 
 pub(super) fn swap(swap: &Json) -> String {

@@ -173,7 +173,12 @@ fn plan(view: &PlanView) -> Json {
         PlanKind::Restart => "restart",
         PlanKind::Refused => "refused",
     };
-    json!({ "kind": kind, "reasons": view.reasons, "plugins": view.plugins.iter().map(planned).collect::<Vec<_>>() })
+    json!({
+        "kind": kind,
+        "reasons": view.reasons,
+        "plugins": view.plugins.iter().map(planned).collect::<Vec<_>>(),
+        "stays": view.stays.iter().map(|(name, version)| json!({ "name": name, "version": version })).collect::<Vec<_>>(),
+    })
 }
 
 fn planned(plugin: &PlannedPlugin) -> Json {
@@ -193,6 +198,7 @@ fn planned(plugin: &PlannedPlugin) -> Json {
         "version": plugin.version,
         "migrations": migrations.collect::<Vec<_>>(),
         "reversible": plugin.reversible,
+        "keeps_fallback": plugin.keeps_fallback,
     })
 }
 
@@ -240,6 +246,7 @@ mod tests {
                 by: MigratedBy::Offered,
             }],
             reversible: false,
+            keeps_fallback: false,
         }
     }
 
@@ -350,11 +357,19 @@ mod tests {
     #[test]
     fn plans_and_swaps_tell_what_migrates() {
         let plugin = json!({
-            "name": "counter", "from": "aa", "to": "bb", "version": "2.0.0", "reversible": false,
+            "name": "counter", "from": "aa", "to": "bb", "version": "2.0.0", "reversible": false, "keeps_fallback": false,
             "migrations": [{ "behavior": "counter.Counter", "from": 1, "to": 2, "objects": 3, "by": "plugin" }],
         });
-        let view = PlanView { kind: PlanKind::Swap, reasons: vec![], plugins: vec![planned_plugin()] };
-        assert_eq!(answer(&Answer::Plan(view)), json!({ "kind": "swap", "reasons": [], "plugins": [plugin] }));
+        let view = PlanView {
+            kind: PlanKind::Swap,
+            reasons: vec![],
+            plugins: vec![planned_plugin()],
+            stays: vec![("ledger".into(), "1.0.0".into())],
+        };
+        assert_eq!(
+            answer(&Answer::Plan(view)),
+            json!({ "kind": "swap", "reasons": [], "plugins": [plugin], "stays": [{ "name": "ledger", "version": "1.0.0" }] })
+        );
         let stages_us = [("load".to_owned(), 7)].into();
         let swapped = SwapView {
             tid: Some(8),

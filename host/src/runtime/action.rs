@@ -213,6 +213,8 @@ pub struct PlanView {
     /// Why a restart cycle is needed, or why it is refused; empty for a swap.
     pub reasons: Vec<String>,
     pub plugins: Vec<PlannedPlugin>,
+    /// The plugins in force that stay as they are: name and version.
+    pub stays: Vec<(String, String)>,
 }
 
 /// Which way an upgrade takes.
@@ -239,6 +241,8 @@ pub struct PlannedPlugin {
     pub migrations: Vec<PlannedMigration>,
     /// Whether the old plugin could take the objects back.
     pub reversible: bool,
+    /// Whether the old plugin stays loaded, because it alone can turn objects back.
+    pub keeps_fallback: bool,
 }
 
 /// Objects that would migrate.

@@ -489,15 +489,22 @@ fn load_plugins(store: &Store, resume: &Resume, granted: &[Capability]) -> Resul
 }
 
 fn load_in_force(store: &Store, resume: &Resume, granted: &[Capability]) -> Result<PluginSet, OpenError> {
-    let (mut generations, mut fallbacks) = (Vec::new(), Vec::new());
+    let fail = |name: &str, problem: &dyn std::fmt::Display| OpenError::Plugin {
+        plugin: name.into(),
+        problem: problem.to_string(),
+    };
+    let mut files = Vec::new();
     for (name, digest) in resume.generations.iter() {
-        let fail =
-            |problem: &dyn std::fmt::Display| OpenError::Plugin { plugin: name.clone(), problem: problem.to_string() };
-        let staged = store.fetch(Digest::from_bytes(*digest)).map_err(|error| fail(&error))?;
-        let mut inspection = plugin::inspect_staged(&staged).map_err(|error| fail(&error))?;
+        let staged = store.fetch(Digest::from_bytes(*digest)).map_err(|error| fail(name, &error))?;
+        let mut inspection = plugin::inspect_staged(&staged).map_err(|error| fail(name, &error))?;
         // It was granted what it asks for when it was swapped in. If the settings have become stricter, it works without.
         inspection.capabilities.retain(|capability| granted.contains(capability));
-        let generation = Arc::new(plugin::load(staged, inspection).map_err(|error| fail(&error))?);
+        files.push((name, staged, inspection));
+    }
+    swap::sort_providers_first(&mut files, |(_, _, inspection)| inspection);
+    let (mut generations, mut fallbacks) = (Vec::new(), Vec::new());
+    for (name, staged, inspection) in files {
+        let generation = Arc::new(plugin::load(staged, inspection).map_err(|error| fail(name, &error))?);
         let (_, is_fallback) = PluginSet::recorded_name(name);
         if is_fallback { fallbacks.push(generation) } else { generations.push(generation) }
     }

@@ -83,7 +83,7 @@ impl Operator {
             let bundle = read_bundle(folder)?;
             return Ok(match restart_reasons(&bundle) {
                 reasons if reasons.is_empty() => self.plan_files(&plugin_paths(&bundle)),
-                reasons => PlanView { kind: PlanKind::Restart, reasons, plugins: Vec::new() },
+                reasons => bare_plan(PlanKind::Restart, reasons),
             });
         }
         Ok(self.plan_files(paths))
@@ -92,7 +92,7 @@ impl Operator {
     fn plan_files(&self, paths: &[PathBuf]) -> PlanView {
         match self.swapper.foresee(paths) {
             Ok(plan) => plan_view(&plan),
-            Err(error) => PlanView { kind: PlanKind::Refused, reasons: vec![error.to_string()], plugins: Vec::new() },
+            Err(error) => bare_plan(PlanKind::Refused, vec![error.to_string()]),
         }
     }
 
@@ -260,6 +260,10 @@ fn restart_reasons(bundle: &Bundle) -> Vec<String> {
     reasons
 }
 
+fn bare_plan(kind: PlanKind, reasons: Vec<String>) -> PlanView {
+    PlanView { kind, reasons, plugins: Vec::new(), stays: Vec::new() }
+}
+
 pub(super) fn plan_view(plan: &Plan) -> PlanView {
     let kind = match (plan.problems.is_empty(), plan.changes.is_empty()) {
         (false, _) => PlanKind::Refused,
@@ -267,7 +271,7 @@ pub(super) fn plan_view(plan: &Plan) -> PlanView {
         (true, false) => PlanKind::Swap,
     };
     let reasons = plan.problems.iter().map(ToString::to_string).collect();
-    PlanView { kind, reasons, plugins: plan.changes.iter().map(planned).collect() }
+    PlanView { kind, reasons, plugins: plan.changes.iter().map(planned).collect(), stays: plan.stays.clone() }
 }
 
 fn planned(change: &Change) -> PlannedPlugin {
@@ -279,6 +283,7 @@ fn planned(change: &Change) -> PlannedPlugin {
         version: change.version.clone(),
         migrations: migrations.map(planned_migration).collect(),
         reversible: change.reversible,
+        keeps_fallback: change.keeps_fallback(),
     }
 }
 

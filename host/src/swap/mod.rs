@@ -5,6 +5,7 @@
 //! The generations it replaced are *retired*: drained, told to let go of what they hold, unloaded. Whatever refuses before
 //! the commit leaves the live system untouched.
 
+mod dependencies;
 mod migration;
 mod plan;
 mod retire;
@@ -20,6 +21,7 @@ use theseus_abi::Failure;
 use theseus_value::Value;
 
 pub use self::{
+    dependencies::sort_providers_first,
     migration::{FailedObject, Migrator, Progress},
     plan::{Change, MigratedBy, Migration, Plan, Problem, plan},
     retire::{Gone, Report, RetiredView, Retirement, Whereabouts},
@@ -242,6 +244,7 @@ impl Swapper {
             return Err(SwapError::Irreversible { plugins: one_way });
         }
         stage("plan");
+        sort_providers_first(&mut candidates, |candidate| &candidate.inspection);
         candidates.retain(|candidate| foreseen.changes.iter().any(|change| change.to == candidate.inspection.digest));
         if candidates.is_empty() {
             return Ok(Swapped { plan: foreseen, done: None, left: self.finish_if(options.eager), stages_us });

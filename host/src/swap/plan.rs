@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use theseus_abi::BehaviorManifest;
 
+use super::dependencies::Members;
 use crate::{
     exec::{PluginSet, Schemas, Way},
     identity::Census,
@@ -14,7 +15,11 @@ use crate::{
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Plan {
     /// The plugins that would be brought in or replaced; those already in force are left out.
+    ///
+    /// In the order in which they are loaded: each after those that it requires.
     pub changes: Vec<Change>,
+    /// The plugins in force that would stay as they are: name and version.
+    pub stays: Vec<(String, String)>,
     /// Why it may not be done; empty if it may.
     pub problems: Vec<Problem>,
 }
@@ -93,6 +98,58 @@ pub enum Problem {
         /// The other.
         second: String,
     },
+    /// A plugin could not do without a behaviour that is not there.
+    #[error(
+        "`{plugin}` requires `{behavior}` ({range}), which no plugin would provide: add the file of one that does to the set"
+    )]
+    NotProvided {
+        /// The plugin that requires it.
+        plugin: String,
+        /// The behaviour.
+        behavior: String,
+        /// Which versions of the plugin that provides it will do.
+        range: String,
+    },
+    /// An offered plugin requires another version of one that would be there.
+    #[error(
+        "`{plugin}` requires `{behavior}` of `{provider}` {range}, but that would have version {version}: add a file of `{provider}` \
+         in that range to the set"
+    )]
+    WrongVersion {
+        /// The plugin that requires it.
+        plugin: String,
+        /// The behaviour.
+        behavior: String,
+        /// Which versions of the provider will do.
+        range: String,
+        /// The plugin that would provide it.
+        provider: String,
+        /// Its version.
+        version: String,
+    },
+    /// A plugin in force requires another version of one that is offered.
+    #[error(
+        "`{plugin}` is in force and requires `{behavior}` of `{provider}` {range}, but version {version} is offered: add a file of \
+         `{plugin}` to the set that works with it"
+    )]
+    BreaksDependent {
+        /// The plugin that requires it.
+        plugin: String,
+        /// The behaviour.
+        behavior: String,
+        /// Which versions of the provider will do.
+        range: String,
+        /// The plugin that would provide it.
+        provider: String,
+        /// Its version.
+        version: String,
+    },
+    /// Plugins require each other, so none of them can be loaded first.
+    #[error("{} requires the first again: plugins cannot require each other in a circle", plugins.join(" requires "))]
+    Circle {
+        /// The plugins: each requires the next, and the last the first.
+        plugins: Vec<String>,
+    },
     /// Objects would be left without their behaviour.
     #[error(
         "`{plugin}` would no longer provide `{behavior}`, but {objects} objects have it: keep it, or delete them first"
@@ -147,6 +204,15 @@ pub fn plan(plugins: &PluginSet, census: &Census, offers: &[Inspection]) -> Plan
         plan.changes.push(Change { name, from, to: offer.digest, version, migrations, reversible });
     }
     plan.problems.extend(double_providers(plugins, &seen));
+    let members = Members::of(plugins.plugins().map(|generation| generation.inspection()), seen.values().copied());
+    plan.problems.extend(members.unmet());
+    match members.arrange() {
+        Ok(order) => plan.changes.sort_by_key(|change| order.iter().position(|name| *name == change.name)),
+        Err(plugins) => plan.problems.push(Problem::Circle { plugins }),
+    }
+    let changes = |it: &&Arc<Generation>| plan.changes.iter().any(|change| *change.name == **it.name());
+    let stays = plugins.plugins().filter(|it| !changes(it));
+    plan.stays = stays.map(|it| (it.name().to_string(), it.version().to_owned())).collect();
     plan
 }
 
