@@ -3,6 +3,7 @@
 mod behavior;
 mod data;
 mod methods;
+mod migrations;
 mod plugin;
 mod text;
 
@@ -27,6 +28,10 @@ pub fn behavior(arguments: TokenStream, item: TokenStream) -> TokenStream {
 ///
 /// `#[migrate(from = N)] fn f(old: Old) -> Result<Self>` reads the slots of version N, `#[migrate(to = N)] fn f(&self) ->
 /// Result<Old>` writes them. `Old` is any type with serde that describes those slots as a map.
+///
+/// Further versions need not be told again how to become the newest: `#[migrate(from = 1, to = 2)] fn f(old: V1) -> Result<V2>` makes
+/// of version 1 what a `#[migrate(from = 2)]` reads, and `#[migrate(from = 2, to = 1)] fn f(old: V2) -> Result<V1>` goes on from what a
+/// `#[migrate(to = 2)]` gives.
 #[proc_macro_attribute]
 pub fn methods(arguments: TokenStream, item: TokenStream) -> TokenStream {
     methods::expand(arguments.into(), item.into()).into()
@@ -118,6 +123,31 @@ mod tests {
             (
                 quote! { #[migrate(to = 1)] fn f(&self) -> Old {} #[migrate(to = 1)] fn g(&self) -> Old {} },
                 "another migration for version 1",
+            ),
+            (
+                quote! { #[migrate(from = 1)] fn f(o: Old) -> Self {} #[migrate(from = 1, to = 2)] fn g(o: Old) -> New {} },
+                "another migration for version 1: #[migrate(from = 1)]",
+            ),
+            (quote! { #[migrate(from = 1, to = 2)] fn f(&self) -> New {} }, "goes on `fn(old: Old) -> Result<New>`"),
+            (quote! { #[migrate(from = 1, to = 1)] fn f(old: Old) -> New {} }, "from one version to another"),
+            (quote! { #[migrate(from = 1, from = 2)] fn f(old: Old) -> New {} }, "`from` is given twice"),
+            (quote! { #[migrate(from = 1 to = 2)] fn f(old: Old) -> New {} }, "write #[migrate(from = 1)]"),
+            (quote! { #[migrate(from = 1, to = 2)] fn f(old: Old) -> New {} }, "nothing reads version 2"),
+            (quote! { #[migrate(from = 2, to = 1)] fn f(old: Old) -> New {} }, "nothing writes version 2"),
+            (
+                quote! {
+                    #[migrate(from = 2, to = 1)] fn f(old: Old) -> New {}
+                    #[migrate(from = 2)] fn g(old: Old) -> Self {}
+                },
+                "nothing writes version 2",
+            ),
+            (
+                quote! {
+                    #[migrate(to = 3)] fn f(&self) -> Old {}
+                    #[migrate(from = 3, to = 1)] fn g(old: Old) -> New {}
+                    #[migrate(from = 2, to = 1)] fn h(old: Old) -> New {}
+                },
+                "another migration for version 1: #[migrate(from = 3, to = 1)]",
             ),
         ] {
             one_error(methods::expand(quote! {}, quote! { impl A { #function } }), part);

@@ -1,15 +1,13 @@
 //! `#[methods]`: public functions become methods.
 
-use proc_macro2::{Span, TokenStream};
+use proc_macro2::TokenStream;
 use quote::{format_ident, quote, quote_spanned};
 use syn::{
-    Error, FnArg, GenericArgument, Ident, ImplItem, ImplItemFn, ItemImpl, LitInt, Pat, PathArguments, Receiver, Result,
-    ReturnType, Signature, Token, Type, Visibility,
-    parse::{Parse, ParseStream},
-    spanned::Spanned,
+    Error, FnArg, GenericArgument, Ident, ImplItem, ImplItemFn, ItemImpl, Pat, PathArguments, Result, ReturnType,
+    Signature, Type, Visibility, spanned::Spanned,
 };
 
-use crate::text;
+use crate::{migrations::Migrations, text};
 
 pub(crate) fn expand(arguments: TokenStream, item: TokenStream) -> TokenStream {
     if !arguments.is_empty() {
@@ -32,8 +30,7 @@ pub(crate) fn expand(arguments: TokenStream, item: TokenStream) -> TokenStream {
 #[derive(Default)]
 struct Parts {
     methods: Vec<Method>,
-    reads: Vec<Migration>,
-    writes: Vec<Migration>,
+    migrations: Migrations,
 }
 
 struct Method {
@@ -50,15 +47,8 @@ struct Argument {
     ty: Type,
 }
 
-struct Migration {
-    ident: Ident,
-    version: u32,
-    span: Span,
-    returns: Returns,
-}
-
 /// What a function returns.
-struct Returns {
+pub(crate) struct Returns {
     /// Whether it is a `Result`.
     fallible: bool,
     /// The type of the value, in a `Result` too.
@@ -76,16 +66,8 @@ fn behavior_impl(block: &mut ItemImpl) -> Result<TokenStream> {
     let ty = &block.self_ty;
     let methods = text::json_array(&parts.methods.iter().map(Method::description).collect::<Vec<_>>());
     let arms = parts.methods.iter().zip(0_u32..).map(|(method, number)| method.arm(number));
-    let (reads, writes) = (parts.reads.iter().map(|it| it.version), parts.writes.iter().map(|it| it.version));
-    let migrate = migrate(&parts);
-    let others = parts.reads.iter().chain(&parts.writes).map(|Migration { version, span, .. }| {
-        quote_spanned! { *span =>
-            const _: () = ::core::assert!(
-                #version != <#ty as ::theseus_plugin::__private::Slots>::SCHEMA,
-                "a migration is from or to another version than the behaviour's own",
-            );
-        }
-    });
+    let (reads, writes) = (parts.migrations.read_versions(), parts.migrations.written_versions());
+    let (migrate, assertions) = (parts.migrations.function(), parts.migrations.assertions(ty));
     Ok(quote! {
         #[automatically_derived]
         impl ::theseus_plugin::__private::Behavior for #ty {
@@ -105,7 +87,7 @@ fn behavior_impl(block: &mut ItemImpl) -> Result<TokenStream> {
             #migrate
         }
 
-        #(#others)*
+        #assertions
     })
 }
 
@@ -121,11 +103,9 @@ fn parts(block: &mut ItemImpl) -> Result<Parts> {
             }
         }
     }
-    parts.reads.sort_by_key(|migration| migration.version);
-    parts.writes.sort_by_key(|migration| migration.version);
     match errors {
         Some(errors) => Err(errors),
-        None => Ok(parts),
+        None => parts.migrations.check().map(|()| parts),
     }
 }
 
@@ -135,65 +115,15 @@ fn sort_in(function: &mut ImplItemFn, parts: &mut Parts) -> Result<()> {
     if let Some(index) = migrate {
         let attribute = function.attrs.remove(index);
         let span = attribute.span();
-        let (migrations, migration) = match attribute.parse_args()? {
-            Direction::From(version) => (&mut parts.reads, read(&function.sig, version, span)?),
-            Direction::To(version) => (&mut parts.writes, write(&function.sig, version, span)?),
-        };
-        if migrations.iter().any(|other| other.version == migration.version) {
-            return Err(Error::new(span, format!("there is another migration for version {}", migration.version)));
-        }
-        migrations.push(migration);
+        parts.migrations.add(&function.sig, attribute.parse_args()?, span)?;
     } else if matches!(function.vis, Visibility::Public(_)) {
         parts.methods.push(method(function)?);
     }
     Ok(())
 }
 
-/// `from = 1` or `to = 1`
-enum Direction {
-    From(u32),
-    To(u32),
-}
-
-impl Parse for Direction {
-    fn parse(input: ParseStream<'_>) -> Result<Self> {
-        const USAGE: &str = "write #[migrate(from = 1)] or #[migrate(to = 1)], with the other version";
-        let key: Ident = input.parse().map_err(|error| Error::new(error.span(), USAGE))?;
-        input.parse::<Token![=]>().map_err(|error| Error::new(error.span(), USAGE))?;
-        let version = input.parse::<LitInt>().map_err(|error| Error::new(error.span(), USAGE))?.base10_parse()?;
-        match key.to_string().as_str() {
-            _ if !input.is_empty() => Err(input.error(USAGE)),
-            "from" => Ok(Direction::From(version)),
-            "to" => Ok(Direction::To(version)),
-            _ => Err(Error::new(key.span(), USAGE)),
-        }
-    }
-}
-
-fn read(signature: &Signature, version: u32, span: Span) -> Result<Migration> {
-    plain(signature)?;
-    let usage = format!("#[migrate(from = {version})] goes on `fn(old: Old) -> Result<Self>`");
-    let mut inputs = signature.inputs.iter();
-    match (inputs.next(), inputs.next(), &signature.output) {
-        (Some(FnArg::Typed(_)), None, ReturnType::Type(..)) => {}
-        _ => return Err(Error::new(signature.span(), usage)),
-    }
-    Ok(Migration { ident: signature.ident.clone(), version, span, returns: Returns::of(&signature.output) })
-}
-
-fn write(signature: &Signature, version: u32, span: Span) -> Result<Migration> {
-    plain(signature)?;
-    let usage = format!("#[migrate(to = {version})] goes on `fn(&self) -> Result<Old>`");
-    let shared = |receiver: &&Receiver| receiver.reference.is_some() && receiver.mutability.is_none();
-    match (signature.receiver().filter(shared), signature.inputs.len(), &signature.output) {
-        (Some(_), 1, ReturnType::Type(..)) => {}
-        _ => return Err(Error::new(signature.span(), usage)),
-    }
-    Ok(Migration { ident: signature.ident.clone(), version, span, returns: Returns::of(&signature.output) })
-}
-
 /// Refuses what no function that is called from outside can be.
-fn plain(signature: &Signature) -> Result<()> {
+pub(crate) fn plain(signature: &Signature) -> Result<()> {
     if let Some(token) = &signature.asyncness {
         return Err(Error::new(
             token.span(),
@@ -268,7 +198,7 @@ fn argument(input: &FnArg) -> Result<Argument> {
 }
 
 impl Returns {
-    fn of(output: &ReturnType) -> Returns {
+    pub(crate) fn of(output: &ReturnType) -> Returns {
         let ReturnType::Type(_, ty) = output else {
             return Returns { fallible: false, value: "()".to_owned() };
         };
@@ -290,7 +220,7 @@ impl Returns {
     }
 
     /// The value of a call, or an early return with its error.
-    fn value_of(&self, call: TokenStream) -> TokenStream {
+    pub(crate) fn value_of(&self, call: TokenStream) -> TokenStream {
         if !self.fallible {
             return call;
         }
@@ -371,46 +301,6 @@ impl Method {
                 ::theseus_plugin::__private::put_result(&value, call.result)?;
                 #save
                 ::core::result::Result::Ok(())
-            }
-        }
-    }
-}
-
-fn migrate(parts: &Parts) -> TokenStream {
-    let reads = parts.reads.iter().map(|Migration { ident, version, returns, .. }| {
-        let object = returns.value_of(quote! {
-            Self::#ident(::theseus_plugin::__private::read_old(slots, #version)?)
-        });
-        quote! {
-            (#version, own) if own == <Self as ::theseus_plugin::__private::Slots>::SCHEMA => {
-                let object: Self = #object;
-                ::theseus_plugin::__private::save_migrated(&object, out)
-            }
-        }
-    });
-    let writes = parts.writes.iter().map(|Migration { ident, version, returns, .. }| {
-        let old = returns.value_of(quote! { Self::#ident(&object) });
-        quote! {
-            (own, #version) if own == <Self as ::theseus_plugin::__private::Slots>::SCHEMA => {
-                let (object, _) = <Self as ::theseus_plugin::__private::Slots>::load(slots, &mut |_| {})?;
-                let old = #old;
-                ::theseus_plugin::__private::write_old(&old, out)
-            }
-        }
-    });
-    let unused = (parts.reads.is_empty() && parts.writes.is_empty()).then(|| quote! { let _ = (slots, out); });
-    quote! {
-        fn migrate(
-            from: u32,
-            to: u32,
-            slots: &[u8],
-            out: &mut ::theseus_plugin::__private::RVec<u8>,
-        ) -> ::core::result::Result<(), ::theseus_plugin::__private::Error> {
-            #unused
-            match (from, to) {
-                #(#reads)*
-                #(#writes)*
-                _ => ::core::result::Result::Err(::theseus_plugin::__private::no_such_migration(from, to)),
             }
         }
     }

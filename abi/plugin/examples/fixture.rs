@@ -128,9 +128,15 @@ impl Gauge {
         Ok(Gauge { level: old.level, limit: Limit { top: old.top, ..Limit::default() }, ..Gauge::default() })
     }
 
-    #[migrate(from = 1)]
-    fn from_v1(old: GaugeV1) -> Self {
-        Gauge { level: old.level, ..Gauge::default() }
+    /// There were limits before they could be set.
+    #[migrate(from = 1, to = 2)]
+    fn v1_to_v2(old: GaugeV1) -> GaugeV2 {
+        GaugeV2 { level: old.level, top: if old.level < 0 { -1 } else { 100 } }
+    }
+
+    #[migrate(from = 2, to = 1)]
+    fn v2_to_v1(old: GaugeV2) -> Result<GaugeV1> {
+        Ok(GaugeV1 { level: old.level })
     }
 
     #[migrate(to = 2)]

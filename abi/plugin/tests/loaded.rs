@@ -87,7 +87,7 @@ fn the_manifest_is_in_the_file() {
     let requires: Vec<_> = manifest.requires.iter().map(|it| (it.behavior.as_str(), it.version.as_str())).collect();
     assert_eq!(requires, [("ledger.Account", "^1.2"), ("odd.Thing", ">=0.1, <3")]);
     let behaviors = manifest.behaviors.iter().map(|it| (it.name.as_str(), it.schema, &*it.reads, &*it.writes));
-    let expected: [(_, _, &[u32], &[u32]); 2] = [("fixture.Gauge", 3, &[1, 2], &[2]), ("fixture.Bell", 1, &[], &[])];
+    let expected: [(_, _, &[u32], &[u32]); 2] = [("fixture.Gauge", 3, &[1, 2], &[1, 2]), ("fixture.Bell", 1, &[], &[])];
     assert_eq!(behaviors.collect::<Vec<_>>(), expected);
 }
 
@@ -106,7 +106,7 @@ fn the_description_says_what_the_author_wrote() {
         methods[..3],
         [("fill", MethodKind::Command), ("level", MethodKind::Query), ("unit", MethodKind::Query),]
     );
-    assert!(!methods.iter().any(|(name, _)| ["helper", "from_v2", "to_v2"].contains(name)));
+    assert!(!methods.iter().any(|(name, _)| ["helper", "from_v2", "v1_to_v2"].contains(name)));
     let fill = &description.methods[0];
     let arguments: Vec<_> = fill.arguments.iter().map(|it| (&*it.name, &*it.type_name)).collect();
     assert_eq!(arguments, [("by", "i64"), ("force", "Option<bool>")]);
@@ -265,16 +265,24 @@ fn slots_migrate_forth_and_back() {
     // Slots that the older object did not have are there, too.
     let Ok(Value::Map(filled)) = migrate(table, 1, 3, &Value::Map(Map::new())) else { panic!("a map of slots") };
     assert_eq!(filled.len(), v3_slots.len());
+    // Version 1 goes by way of version 2, forth and back.
+    let v1 = Value::Map(map([("level", 7.into())]));
+    let from_v1 = migrate(table, 1, 3, &v1).unwrap();
+    let by_way_of_v2 = migrate(table, 2, 3, &Value::Map(map([("level", 7.into()), ("top", 100.into())]))).unwrap();
+    assert_eq!(from_v1, by_way_of_v2);
+    assert_eq!(migrate(table, 3, 1, &from_v1), Ok(v1));
 
     let failed = |from, to, slots: Map| migrate(table, from, to, &Value::Map(slots)).unwrap_err();
     let failure = failed(2, 3, map([("level", 5.into()), ("top", (-1).into())]));
     assert_eq!((failure.code, failure.kind.as_str()), (FailureCode::REFUSED, "bad_top"));
+    let failure = failed(1, 3, map([("level", (-5).into())]));
+    assert_eq!(failure.kind.as_str(), "bad_top", "each of the steps may fail");
     let failure = failed(2, 3, Map::new());
     assert_eq!(
         (failure.code, failure.message.as_str()),
         (FailureCode::BAD_SLOTS, "the slots of version 2: missing field `level`")
     );
-    for (from, to) in [(3, 1), (4, 3), (3, 4), (1, 2), (3, 3)] {
+    for (from, to) in [(4, 3), (3, 4), (1, 2), (2, 1), (3, 3)] {
         let failure = failed(from, to, Map::new());
         assert_eq!(failure.code, FailureCode::NO_MIGRATION);
         assert_eq!(failure.message.as_str(), format!("there is no migration from version {from} to version {to}"));
