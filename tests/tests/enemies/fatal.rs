@@ -2,7 +2,7 @@
 //! comes back. A watchdog starts it again; what was answered is there, and what was not is sent again by its client.
 
 use crate::{
-    arena::Arena,
+    arena::{Arena, STRIKE},
     table::{Case, fight},
 };
 
@@ -14,6 +14,7 @@ pub(crate) const CASES: &[Case] = &[
     Case { plugin: "unwind", run: |arena| dies(arena, "unwind") },
     Case { plugin: "allocate_in_call", run: |arena| dies(arena, "allocate_in_call") },
     Case { plugin: "hang_in_call", run: |arena| dies(arena, "hang_in_call") },
+    Case { plugin: "panic_in_destructor", run: panic_in_destructor },
 ];
 
 #[test]
@@ -35,4 +36,14 @@ fn dies(arena: &mut Arena, name: &str) -> String {
     arena.relieve();
     assert_eq!(arena.strike_once(&id).expect("the host goes on").status, 200, "`{name}`: sent again, it is done");
     log
+}
+
+/// It works until it is replaced; then a thread of the host destroys what it has left there, and the host ends with the swap done.
+fn panic_in_destructor(arena: &mut Arena) -> String {
+    arena.admit("panic_in_destructor");
+    arena.send(STRIKE).ok();
+    let before = arena.log().len();
+    arena.relieve();
+    arena.restarted();
+    arena.log()[before..].to_owned()
 }

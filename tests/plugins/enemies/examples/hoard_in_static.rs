@@ -2,7 +2,10 @@
 
 use std::sync::OnceLock;
 
-use theseus_plugin::prelude::*;
+use theseus_plugin::{Counting, prelude::*};
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting::new();
 
 static HOARD: OnceLock<Vec<u8>> = OnceLock::new();
 
@@ -21,4 +24,4 @@ impl Enemy {
     }
 }
 
-plugin! { name: "enemy", behaviors: [Enemy] }
+plugin! { name: "enemy", behaviors: [Enemy], allocator: ALLOCATOR }

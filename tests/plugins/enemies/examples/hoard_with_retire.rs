@@ -2,7 +2,10 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use theseus_plugin::prelude::*;
+use theseus_plugin::{Counting, prelude::*};
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting::new();
 
 static HOARD: Mutex<Vec<u8>> = Mutex::new(Vec::new());
 
@@ -28,4 +31,4 @@ impl Enemy {
     }
 }
 
-plugin! { name: "enemy", behaviors: [Enemy], retire: retire }
+plugin! { name: "enemy", behaviors: [Enemy], allocator: ALLOCATOR, retire: retire }
