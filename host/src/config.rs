@@ -128,6 +128,14 @@ section! {
         /// What plugins may do if they ask for it: "request_upgrade" (ask the host to upgrade itself), "threads" (keep threads of
         /// their own).
         capabilities: Vec<Capability> = vec![Capability::RequestUpgrade], None;
+        /// How long a plugin is on probation after it was swapped in, in milliseconds. If it does worse than the one before, it
+        /// is taken back. 0 for no probation.
+        probation_ms: u64 = 60_000, None;
+        /// How many errors a plugin may give on probation: panics, messages that take too long, failed migrations, and failures
+        /// of a kind that the plugin before did not give.
+        probation_errors_max: u64 = 10, None;
+        /// How often the host may die while a plugin is on probation.
+        probation_crashes_max: u64 = 2, None;
         /// How many objects one step of the migration in the background looks at.
         migration_objects_max: usize = 64, Some(1);
         /// How long one step of the migration in the background may keep commands waiting, in microseconds. An object that has

@@ -70,6 +70,16 @@ pub fn renamed_counter() -> PathBuf {
     fixtures::build("tests/fixtures/renamed-counter/Cargo.toml", "renamed-counter")
 }
 
+/// A counter that works.
+pub fn probationer() -> PathBuf {
+    fixtures::build("tests/fixtures/probationer/Cargo.toml", "probationer")
+}
+
+/// Its version 2, which goes wrong when it is told to.
+pub fn probationer_v2() -> PathBuf {
+    fixtures::build("tests/fixtures/probationer-v2/Cargo.toml", "probationer-v2")
+}
+
 /// A copy of a program that does the same and is another file: what stands behind the last section is never loaded.
 pub fn altered_copy(program: &Path, to: &Path, mark: &str) {
     std::fs::copy(program, to).unwrap();

@@ -102,13 +102,17 @@ impl Session {
             Command::Verify => self.verify(),
             Command::Plugins => {
                 let text = self.ask_anyhow("/v1/plugins".into(), Action::Plugins)?;
-                self.print(&text, |document| output::plugins(&document["plugins"]))
+                self.print(&text, output::plugins)
             }
             Command::Plan { paths } => self.plan(&paths),
             Command::Swap { paths, options } => {
                 let request = options.beside(json!({ "paths": absolute(&paths)? }));
                 let text = self.running()?.ask(Ask::post("/v1/swap", request))?;
                 self.print(&text, output::swap)
+            }
+            Command::Rollback { plugin } => {
+                let text = self.running()?.ask(Ask::post("/v1/rollback", json!({ "plugin": plugin })))?;
+                self.print(&text, output::rollback)
             }
             Command::Apply { bundle, reason, options } => {
                 let [bundle] = &absolute(&[bundle])?[..] else { unreachable!("one path in, one path out") };

@@ -195,6 +195,12 @@ Examples:
         #[command(flatten)]
         options: SwapOptions,
     },
+    /// Takes back the last swap: of one plugin, or of all that were swapped together.
+    #[command(after_help = "Examples:\n  theseus rollback\n  theseus rollback counter")]
+    Rollback {
+        /// Only this plugin.
+        plugin: Option<String>,
+    },
     /// Does what `plan` says: a swap in the live host, or a restart cycle.
     #[command(after_help = "Examples:\n  theseus apply release-2.bundle --reason 'security fix'")]
     Apply {

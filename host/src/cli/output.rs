@@ -34,10 +34,12 @@ pub(super) fn status(status: &Json) -> String {
         _ = writeln!(out, "{name:<9} {text}");
     }
     out.push('\n');
-    out + &plugins(&status["plugins"])
+    out + &plugins(status)
 }
 
-pub(super) fn plugins(plugins: &Json) -> String {
+/// The plugins of a document, and what becomes of swaps.
+pub(super) fn plugins(document: &Json) -> String {
+    let plugins = &document["plugins"];
     let rows = items(plugins).map(|plugin| {
         let behaviors = items(&plugin["behaviors"])
             .map(|behavior| format!("{} (schema {})", plain(&behavior["name"]), behavior["schema"]));
@@ -54,7 +56,36 @@ pub(super) fn plugins(plugins: &Json) -> String {
         ]
     });
     let migrations: Vec<&Json> = items(plugins).flat_map(|plugin| items(&plugin["migrations"])).collect();
-    table(["PLUGIN", "VERSION", "DIGEST", "BEHAVIORS", "STATE"], rows) + &progress_of(&migrations)
+    table(["PLUGIN", "VERSION", "DIGEST", "BEHAVIORS", "STATE"], rows) + &progress_of(&migrations) + &trials(document)
+}
+
+/// What became and becomes of swaps.
+fn trials(document: &Json) -> String {
+    let mut out = String::new();
+    for it in items(&document["probation"]) {
+        let until = time(it["until_us"].as_u64().unwrap_or(0));
+        let (errors, crashes) = (&it["errors"], &it["crashes"]);
+        _ = writeln!(
+            out,
+            "on probation: {} {} until {until}: {errors} errors of {} allowed, {crashes} crashes of {}",
+            plain(&it["plugin"]),
+            digest(&it["digest"]),
+            it["errors_max"],
+            it["crashes_max"]
+        );
+        for fault in items(&it["faults"]) {
+            _ = writeln!(out, "  {} times {}: {}", fault["count"], plain(&fault["what"]), plain(&fault["first"]));
+        }
+    }
+    for it in items(&document["failed"]) {
+        let (plugin, reason) = (plain(&it["plugin"]), plain(&it["reason"]));
+        _ = writeln!(out, "FAILED its probation: {plugin} {}: {reason}", digest(&it["digest"]));
+    }
+    for it in items(&document["quarantine"]) {
+        let (plugin, digest, reason) = (plain(&it["plugin"]), digest(&it["digest"]), plain(&it["reason"]));
+        _ = writeln!(out, "in quarantine: {plugin} {digest} since transaction {}: {reason}", it["tid"]);
+    }
+    if out.is_empty() { out } else { format!("\n{out}") }
 }
 
 /// Objects that have not migrated as yet.
@@ -148,7 +179,29 @@ pub(super) fn swap(swap: &Json) -> String {
     _ = write!(out, "in force since transaction {tid}; nothing ran for {} us", swap["pause_us"]);
     let stages = swap["stages_us"].as_object().into_iter().flatten();
     let stages: Vec<_> = stages.map(|(stage, time)| format!("{stage} {time} us")).collect();
-    if stages.is_empty() { out + "\n" } else { format!("{out} ({})\n", stages.join(", ")) }
+    out.push_str(&if stages.is_empty() { "\n".to_owned() } else { format!(" ({})\n", stages.join(", ")) });
+    out + &window(&swap["probation"])
+}
+
+/// For how long what was swapped is on probation.
+fn window(probation: &Json) -> String {
+    let (Some(ms), errors) = (probation["ms"].as_u64(), &probation["errors_max"]) else { return String::new() };
+    let end = match probation["reversible"].as_bool() {
+        Some(false) => "are reported, but it cannot be taken back",
+        _ => "take it back",
+    };
+    format!("on probation for {}: more than {errors} errors {end}\n", duration(ms))
+}
+
+pub(super) fn rollback(rollback: &Json) -> String {
+    let mut out = String::new();
+    for plugin in items(&rollback["plugins"]) {
+        let to = if plugin["to"].is_null() { "gone".to_owned() } else { digest(&plugin["to"]) };
+        _ = writeln!(out, "{}: {} -> {to}", plain(&plugin["name"]), digest(&plugin["from"]));
+    }
+    let (tid, swap, pause) = (&rollback["tid"], &rollback["swap"], &rollback["pause_us"]);
+    _ = writeln!(out, "the swap of transaction {swap} is taken back in transaction {tid}; nothing ran for {pause} us");
+    out
 }
 
 pub(super) fn applied(applied: &Json) -> String {

@@ -341,8 +341,8 @@ impl Executor {
                 look(&self.plugins, self.writer.census());
                 Executed::Answered { tid: None, outcome: Arc::new(Outcome::Done([].into())) }
             }
-            Doing::Install { what, generations, admit, note, remember } => {
-                self.install(what, &generations, admit, &note, remember)
+            Doing::Install { what, generations, removed, admit, note, remember } => {
+                self.install(what, (&generations, &removed), admit, &note, remember)
             }
             Doing::Migrate { objects, report } => self.migrate(&objects, report),
             Doing::Note { what, note, remember } => self.note(what, &note, remember),

@@ -114,6 +114,8 @@ pub enum Doing {
         what: &'static str,
         /// The generations that come into force, at most one of each plugin.
         generations: Vec<Arc<Generation>>,
+        /// The plugins that leave without another in their place.
+        removed: Vec<Arc<str>>,
         /// Looks at the set in force and the objects there are, at the moment of the swap.
         admit: Admit,
         /// What the history says about it: an encoded map.

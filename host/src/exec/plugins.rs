@@ -86,6 +86,24 @@ impl PluginSet {
             generations.insert(generation.name().clone(), generation.clone());
             fallbacks.remove(generation.name());
         }
+        PluginSet::of(generations, fallbacks, self.faults.clone())
+    }
+
+    /// This set without some plugins, and without their fallbacks.
+    #[must_use]
+    pub fn without(&self, removed: &[Arc<str>]) -> PluginSet {
+        let (mut generations, mut fallbacks) = (self.generations.clone(), self.fallbacks.clone());
+        generations.retain(|name, _| !removed.contains(name));
+        fallbacks.retain(|name, _| !removed.contains(name));
+        let set = PluginSet::of(generations, fallbacks, self.faults.clone());
+        set.expect("where no two plugins conflict, fewer of them do not")
+    }
+
+    fn of(
+        generations: BTreeMap<Arc<str>, Arc<Generation>>,
+        fallbacks: BTreeMap<Arc<str>, Arc<Generation>>,
+        faults: Arc<Faults>,
+    ) -> Result<PluginSet, BehaviorConflict> {
         let mut behaviors: FxHashMap<Arc<str>, (Arc<Generation>, usize)> = FxHashMap::default();
         let mut methods: FxHashMap<Box<str>, MethodKinds> = FxHashMap::default();
         for generation in generations.values() {
@@ -105,7 +123,7 @@ impl PluginSet {
             }
         }
         let record = record_of(&generations, &fallbacks);
-        Ok(PluginSet { generations, fallbacks, behaviors, methods, record, faults: self.faults.clone() })
+        Ok(PluginSet { generations, fallbacks, behaviors, methods, record, faults })
     }
 
     /// This set with exactly these fallbacks, at most one of each plugin.

@@ -9,8 +9,9 @@ use serde_json::{Value as Json, json};
 use theseus_value::{ObjectId, Value, json::to_json};
 
 use crate::runtime::action::{
-    ActionError, Answer, AppliedView, Head, MigratedBy, ObjectView, PlanKind, PlanView, PlannedMigration,
-    PlannedPlugin, PluginState, PluginView, ProgressView, StatusView, SwapView, Tid, TransactionView, VerifyReport,
+    ActionError, Answer, AppliedView, FailedView, FaultView, Head, MigratedBy, ObjectView, PlanKind, PlanView,
+    PlannedMigration, PlannedPlugin, PluginState, PluginView, ProbationView, ProgressView, QuarantineView,
+    RollbackView, StatusView, SwapView, Tid, TransactionView, TrialsView, VerifyReport,
 };
 
 /// The form of an answer, as one document.
@@ -26,10 +27,12 @@ pub fn answer(answer: &Answer) -> Json {
         }
         Answer::Status(view) => status(view),
         Answer::Plugins(view) => {
-            json!({ "plugins": view.plugins.iter().map(plugin).collect::<Vec<_>>(), "unloaded": view.unloaded })
+            let plugins: Vec<Json> = view.plugins.iter().map(plugin).collect();
+            with_trials(json!({ "plugins": plugins, "unloaded": view.unloaded }), &view.trials)
         }
         Answer::Plan(view) => plan(view),
         Answer::Swapped(view) => swap(view),
+        Answer::RolledBack(view) => rollback(view),
         Answer::Applied(AppliedView::Swapped(view)) => json!({ "swapped": swap(view), "requested": null }),
         Answer::Applied(AppliedView::Requested { id }) => json!({ "swapped": null, "requested": id }),
     }
@@ -117,7 +120,7 @@ fn name((name, id, behavior): &(String, ObjectId, String)) -> Json {
 }
 
 fn status(view: &StatusView) -> Json {
-    json!({
+    let document = json!({
         "identity": view.identity,
         "tid": view.head.tid,
         "head": hex(&view.head.hash),
@@ -131,7 +134,36 @@ fn status(view: &StatusView) -> Json {
         "objects": view.objects,
         "plugins": view.plugins.iter().map(plugin).collect::<Vec<_>>(),
         "update": view.update,
-    })
+    });
+    with_trials(document, &view.trials)
+}
+
+/// A document about plugins, with what becomes of swaps.
+fn with_trials(mut document: Json, trials: &TrialsView) -> Json {
+    let fault = |it: &FaultView| json!({ "what": it.what, "count": it.count, "first": it.first });
+    let probation = |it: &ProbationView| {
+        json!({
+            "plugin": it.plugin,
+            "digest": it.digest,
+            "swap": it.swap,
+            "until_us": it.until_us,
+            "errors": it.errors,
+            "errors_max": it.errors_max,
+            "crashes": it.crashes,
+            "crashes_max": it.crashes_max,
+            "faults": it.faults.iter().map(fault).collect::<Vec<_>>(),
+        })
+    };
+    let failed =
+        |it: &FailedView| json!({ "plugin": it.plugin, "digest": it.digest, "swap": it.swap, "reason": it.reason });
+    let quarantined = |it: &QuarantineView| {
+        let QuarantineView { plugin, digest, tid, time_us, reason } = it;
+        json!({ "plugin": plugin, "digest": digest, "tid": tid, "time_us": time_us, "reason": reason })
+    };
+    document["probation"] = trials.probation.iter().map(probation).collect();
+    document["failed"] = trials.failed.iter().map(failed).collect();
+    document["quarantine"] = trials.quarantine.iter().map(quarantined).collect();
+    document
 }
 
 fn plugin(view: &PluginView) -> Json {
@@ -207,8 +239,22 @@ fn swap(view: &SwapView) -> Json {
         "tid": view.tid,
         "plugins": view.plugins.iter().map(planned).collect::<Vec<_>>(),
         "pause_us": view.pause_us,
+        "probation": view.probation.as_ref().map(|it| {
+            json!({ "ms": it.ms, "errors_max": it.errors_max, "reversible": it.reversible })
+        }),
         "left": view.left.iter().map(progress).collect::<Vec<_>>(),
         "unfinished": view.unfinished,
+        "stages_us": view.stages_us,
+    })
+}
+
+fn rollback(view: &RollbackView) -> Json {
+    let plugin = |(name, from, to): &(String, String, Option<String>)| json!({ "name": name, "from": from, "to": to });
+    json!({
+        "tid": view.tid,
+        "swap": view.swap,
+        "plugins": view.plugins.iter().map(plugin).collect::<Vec<_>>(),
+        "pause_us": view.pause_us,
         "stages_us": view.stages_us,
     })
 }
@@ -218,7 +264,7 @@ mod tests {
     use theseus_value::json::from_json;
 
     use super::*;
-    use crate::runtime::action::Damage;
+    use crate::runtime::action::{Damage, WindowView};
 
     fn value(json: Json) -> Value {
         from_json(json).unwrap()
@@ -332,12 +378,50 @@ mod tests {
                     failures: vec![(ObjectId(9), "panicked: no".into())],
                 }],
             }],
+            trials: TrialsView {
+                probation: vec![ProbationView {
+                    plugin: "counter".into(),
+                    digest: "bb".into(),
+                    swap: 7,
+                    until_us: 8,
+                    errors: 3,
+                    errors_max: 10,
+                    crashes: 1,
+                    crashes_max: 2,
+                    faults: vec![FaultView { what: "panicked".into(), count: 3, first: "no".into() }],
+                }],
+                failed: vec![FailedView {
+                    plugin: "ledger".into(),
+                    digest: "cc".into(),
+                    swap: 9,
+                    reason: "it fell".into(),
+                }],
+                quarantine: vec![QuarantineView {
+                    plugin: "flights".into(),
+                    digest: "dd".into(),
+                    tid: 6,
+                    time_us: 5,
+                    reason: "it sank".into(),
+                }],
+            },
             update: None,
         };
         let status = answer(&Answer::Status(view));
         assert_eq!(status["tid"], json!(12));
         assert_eq!(status["head"], json!(HASH));
         assert_eq!(status["http"], json!("127.0.0.1:7070"));
+        assert_eq!(
+            status["probation"],
+            json!([{
+                "plugin": "counter", "digest": "bb", "swap": 7, "until_us": 8, "errors": 3, "errors_max": 10, "crashes": 1,
+                "crashes_max": 2, "faults": [{ "what": "panicked", "count": 3, "first": "no" }],
+            }])
+        );
+        assert_eq!(status["failed"], json!([{ "plugin": "ledger", "digest": "cc", "swap": 9, "reason": "it fell" }]));
+        assert_eq!(
+            status["quarantine"],
+            json!([{ "plugin": "flights", "digest": "dd", "tid": 6, "time_us": 5, "reason": "it sank" }])
+        );
         assert_eq!(
             status["plugins"],
             json!([{
@@ -375,12 +459,14 @@ mod tests {
             tid: Some(8),
             plugins: vec![planned_plugin()],
             pause_us: 9,
+            probation: Some(WindowView { ms: 60, errors_max: 10, reversible: true }),
             left: vec![],
             unfinished: None,
             stages_us,
         };
         let swap = json!({
-            "tid": 8, "plugins": [plugin], "pause_us": 9, "left": [], "unfinished": null, "stages_us": { "load": 7 },
+            "tid": 8, "plugins": [plugin], "pause_us": 9,
+            "probation": { "ms": 60, "errors_max": 10, "reversible": true }, "left": [], "unfinished": null, "stages_us": { "load": 7 },
         });
         assert_eq!(answer(&Answer::Swapped(swapped.clone())), swap);
         let applied = answer(&Answer::Applied(AppliedView::Swapped(swapped)));

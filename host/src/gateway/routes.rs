@@ -39,12 +39,14 @@ type Host = State<Arc<Shared>>;
 pub(crate) fn application(shared: Arc<Shared>) -> Router {
     let control = post(no_control);
     let routes = common().route("/v1/plan", control.clone()).route("/v1/swap", control.clone());
+    let routes = routes.route("/v1/rollback", control.clone());
     finish(routes.route("/v1/apply", control), shared)
 }
 
 /// The routes for applications, and control.
 pub(crate) fn admin(shared: Arc<Shared>) -> Router {
     let routes = common().route("/v1/plan", post(plan)).route("/v1/swap", post(swap)).route("/v1/apply", post(apply));
+    let routes = routes.route("/v1/rollback", post(rollback));
     finish(routes, shared)
 }
 
@@ -237,6 +239,12 @@ struct Apply {
     quarantined: bool,
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Rollback {
+    plugin: Option<String>,
+}
+
 async fn plan(State(shared): Host, body: Body) -> Outcome {
     let Paths { paths } = request::parse_json(&receive(&shared, body).await?)?;
     check_files(&paths)?;
@@ -249,6 +257,11 @@ async fn swap(State(shared): Host, body: Body) -> Outcome {
     check_files(&paths)?;
     let options = SwapOptions { rehearse, irreversible, eager, quarantined };
     reply(&shared.ask(Action::Swap { paths, options }).await?)
+}
+
+async fn rollback(State(shared): Host, body: Body) -> Outcome {
+    let Rollback { plugin } = request::parse_json(&receive(&shared, body).await?)?;
+    reply(&shared.ask(Action::Rollback { plugin }).await?)
 }
 
 async fn apply(State(shared): Host, body: Body) -> Outcome {

@@ -127,6 +127,11 @@ pub struct Resume {
 }
 
 impl Resume {
+    /// The objects, counted.
+    pub fn census(&self) -> &Census {
+        &self.census
+    }
+
     /// How many objects there are.
     pub fn objects(&self) -> u64 {
         self.census.values().sum()

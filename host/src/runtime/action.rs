@@ -51,6 +51,8 @@ pub enum Action {
     Plan { paths: Vec<PathBuf> },
     /// Replaces or brings in plugins, all of them or none.
     Swap { paths: Vec<PathBuf>, options: SwapOptions },
+    /// Takes back the last swap: of one plugin, or of all that were swapped together.
+    Rollback { plugin: Option<String> },
     /// Does what the plan says: a swap, or a restart cycle.
     Apply { bundle: PathBuf, reason: String, options: SwapOptions },
 }
@@ -89,6 +91,8 @@ pub enum Answer {
     Plan(PlanView),
     /// Of `Swap`.
     Swapped(SwapView),
+    /// Of `Rollback`.
+    RolledBack(RollbackView),
     /// Of `Apply`.
     Applied(AppliedView),
 }
@@ -150,6 +154,7 @@ pub struct StatusView {
     pub trouble: Option<String>,
     pub objects: u64,
     pub plugins: Vec<PluginView>,
+    pub trials: TrialsView,
     /// The restart cycle under way, if any: instruction id.
     pub update: Option<String>,
 }
@@ -161,6 +166,68 @@ pub struct PluginsView {
     pub plugins: Vec<PluginView>,
     /// How many replaced generations were unloaded since the host started.
     pub unloaded: u64,
+    pub trials: TrialsView,
+}
+
+/// What became and becomes of swaps.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct TrialsView {
+    /// The plugins that have to prove themselves.
+    pub probation: Vec<ProbationView>,
+    /// Those that did not, and are in force because they could not be taken back.
+    pub failed: Vec<FailedView>,
+    /// The files that are not taken again.
+    pub quarantine: Vec<QuarantineView>,
+}
+
+/// A plugin on probation.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ProbationView {
+    pub plugin: String,
+    pub digest: String,
+    /// The transaction that put it in force.
+    pub swap: Tid,
+    /// When it ends, in microseconds since the Unix epoch.
+    pub until_us: u64,
+    /// The errors that count, and how many may be.
+    pub errors: u64,
+    pub errors_max: u64,
+    /// How often the host has died meanwhile, and how often it may.
+    pub crashes: u64,
+    pub crashes_max: u64,
+    /// What the errors were.
+    pub faults: Vec<FaultView>,
+}
+
+/// Errors of one kind.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct FaultView {
+    /// `panicked`, `deadline`, `migration`, or a failure's code, with its kind behind a `/`.
+    pub what: String,
+    pub count: u64,
+    /// What the first one said.
+    pub first: String,
+}
+
+/// A plugin that failed its probation and could not be taken back.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct FailedView {
+    pub plugin: String,
+    pub digest: String,
+    /// The transaction that put it in force.
+    pub swap: Tid,
+    pub reason: String,
+}
+
+/// A file that was taken back.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct QuarantineView {
+    pub plugin: String,
+    pub digest: String,
+    /// The transaction that took it back, and its time.
+    pub tid: Tid,
+    pub time_us: u64,
+    pub reason: String,
 }
 
 /// A generation of a plugin.
@@ -264,11 +331,36 @@ pub struct SwapView {
     pub plugins: Vec<PlannedPlugin>,
     /// Microseconds during which no transaction could start.
     pub pause_us: u64,
+    /// None if nothing came into force, or if there is no probation.
+    pub probation: Option<WindowView>,
     /// What an eager swap could not migrate.
     pub left: Vec<ProgressView>,
     /// Why an eager swap did not come to the end of the migration, if it did not.
     pub unfinished: Option<String>,
     /// Microseconds spent in each stage (`stage`, `inspect`, `load`, `commit`).
+    pub stages_us: BTreeMap<String, u64>,
+}
+
+/// For how long what a swap put in force is on probation.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct WindowView {
+    pub ms: u64,
+    /// How many errors it may give.
+    pub errors_max: u64,
+    /// Whether it can be taken back if it gives more.
+    pub reversible: bool,
+}
+
+/// What a rollback did.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RollbackView {
+    /// The transaction that took the swap back.
+    pub tid: Tid,
+    /// The transaction of the swap.
+    pub swap: Tid,
+    /// By plugin the digest that was in force and the one that is; none for a plugin that left.
+    pub plugins: Vec<(String, String, Option<String>)>,
+    pub pause_us: u64,
     pub stages_us: BTreeMap<String, u64>,
 }
 

@@ -6,24 +6,24 @@ use std::{
     time::Instant,
 };
 
-use crossbeam_channel::{Receiver, Sender, bounded, select};
-use theseus_abi::Capability;
+use crossbeam_channel::{Receiver, Sender, after, bounded, never, select};
 use theseus_value::{ObjectId, Value};
 
 use super::{
     action::{Action, ActionError, Answer, CallMode, Head, ObjectRef, StatusView, SwapOptions},
     operator::{Operator, QUEUE_MAX},
     owner::{OwnerError, OwnerLock},
+    start::{self, Beginning},
     views,
 };
 use crate::{
     config::Config,
-    exec::{self, Command, Doing, Done, Engine, PluginSet, QueryWorker, Refusal, Start},
+    exec::{self, Command, Doing, Done, Engine, QueryWorker, Refusal, Start},
     home::Home,
-    identity::{Identity, Incarnation, Opened, Outcome, Place, RecordHash, Resume, StorageError, Tid},
-    plugin::{self, Digest, Errands, Store},
+    identity::{Identity, Opened, Outcome, Place, RecordHash, StorageError, Tid},
+    plugin::{self, Errands, Store},
     restart::{Trial, bundle, confirm, handoff, instruction},
-    swap::{self, Migrator, Retirement, Swapper},
+    swap::{self, Migrator, Probation, Retirement, Swapper},
 };
 
 /// Takes what came of an action. Called on a thread of the host's, so it must be quick and not block.
@@ -135,10 +135,8 @@ impl Runtime {
         plugin::limit_log(config.log.plugin_lines_per_second_max);
         // Reads what may be damaged, so it comes before anything is written.
         let update = Operator::last_update(&identity)?;
-        let incarnation = Incarnation(resume.incarnation.0 + 1);
-        exec::begin(&identity, &resume, incarnation, "theseus.start", &start_note(&resume, incarnation), None)
-            .map_err(OpenError::Record)?;
-        let plugins = load_plugins(&store, &resume, &config.plugins.capabilities)?;
+        let Beginning { incarnation, plugins, without, with } =
+            start::begin(&identity, &resume, &store, config, trial.is_some())?;
         let (orders, order_queue) = bounded(QUEUE_MAX);
         let upgrades = orders.clone();
         let engine = Arc::new(Engine::start(Start {
@@ -162,6 +160,7 @@ impl Runtime {
                 store,
                 migrator: Migrator::start(engine.clone(), retirement.clone(), &config.plugins),
                 retirement,
+                probation: Probation::default(),
                 settings: config.plugins.clone(),
                 keys: home.trust(),
             },
@@ -170,6 +169,11 @@ impl Runtime {
             update: Arc::default(),
         });
         operator.take_up_update(update);
+        for crashed in without {
+            operator.swapper.started_without(crashed).map_err(OpenError::Record)?;
+        }
+        with.iter().for_each(|crashed| operator.swapper.take_back_crashed(crashed));
+        operator.swapper.resume_probation()?;
         // A release on trial may not be the one that goes on.
         if trial.is_none() {
             operator.swapper.migrator.wake();
@@ -223,7 +227,9 @@ impl Runtime {
             }
             Action::Status => reply(Ok(Answer::Status(self.status()))),
             Action::Plugins => reply(Ok(Answer::Plugins(self.operator.plugins_view()))),
-            Action::Plan { .. } | Action::Swap { .. } | Action::Apply { .. } => self.order(action, reply),
+            Action::Plan { .. } | Action::Swap { .. } | Action::Rollback { .. } | Action::Apply { .. } => {
+                self.order(action, reply);
+            }
         }
     }
 
@@ -433,6 +439,7 @@ impl Runtime {
             trouble,
             objects: self.engine.vitals().objects.load(std::sync::atomic::Ordering::Relaxed),
             plugins: self.operator.plugins(),
+            trials: self.operator.trials(),
             update: self.operator.update_under_way().map(|id| id.to_string()),
         }
     }
@@ -444,26 +451,33 @@ pub(super) const VERSION: &str = match option_env!("THESEUS_BUILD_STAMP") {
     None => env!("CARGO_PKG_VERSION"),
 };
 
+fn carry_out(operator: &Operator, order: Order) {
+    match order {
+        Order::Action(action, reply) => reply(operator.perform(action)),
+        Order::Upgrade(object, request) => operator.upgrade(object, &request),
+        Order::Release(paths) => {
+            if let Err(error) = operator.swap(&paths, &SwapOptions::default()) {
+                log::error!("the plugins of the release were not swapped in: {}", error.message);
+            }
+        }
+    }
+}
+
 fn start_operator(operator: Arc<Operator>, orders: Receiver<Order>) -> JoinHandle<()> {
     let run = move || {
-        let errands = Errands::of_this_thread();
+        let (errands, alarm) = (Errands::of_this_thread(), operator.engine.plugins().faults().alarm().clone());
         loop {
             errands.run();
-            let order = select! {
+            // Nothing on probation, nothing to see to.
+            let wait = operator.swapper.see_to_probation().map_or_else(never, after);
+            select! {
                 recv(orders) -> order => match order {
-                    Ok(order) => order,
-                    Err(_) => return,
+                    Ok(order) => carry_out(&operator, order),
+                    Err(_) => break,
                 },
-                recv(errands.bell()) -> _ => continue,
-            };
-            match order {
-                Order::Action(action, reply) => reply(operator.perform(action)),
-                Order::Upgrade(object, request) => operator.upgrade(object, &request),
-                Order::Release(paths) => {
-                    if let Err(error) = operator.swap(&paths, &SwapOptions::default()) {
-                        log::error!("the plugins of the release were not swapped in: {}", error.message);
-                    }
-                }
+                recv(errands.bell()) -> _ => {}
+                recv(alarm) -> _ => {}
+                recv(wait) -> _ => {}
             }
         }
     };
@@ -477,41 +491,6 @@ pub(super) fn place(home: &Home, config: &Config) -> Place {
         history_bytes_max: config.identity.history_map_bytes,
         objects_bytes_max: config.identity.objects_map_bytes,
     }
-}
-
-/// Loads the generations that the last record says are in force, and their fallbacks.
-///
-/// On a thread that ends with it: this one lives as long as the host, but takes no errands, so what a plugin leaves on it could not
-/// be destroyed.
-fn load_plugins(store: &Store, resume: &Resume, granted: &[Capability]) -> Result<PluginSet, OpenError> {
-    let loaded = thread::scope(|scope| scope.spawn(|| load_in_force(store, resume, granted)).join());
-    loaded.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-}
-
-fn load_in_force(store: &Store, resume: &Resume, granted: &[Capability]) -> Result<PluginSet, OpenError> {
-    let fail = |name: &str, problem: &dyn std::fmt::Display| OpenError::Plugin {
-        plugin: name.into(),
-        problem: problem.to_string(),
-    };
-    let mut files = Vec::new();
-    for (name, digest) in resume.generations.iter() {
-        let staged = store.fetch(Digest::from_bytes(*digest)).map_err(|error| fail(name, &error))?;
-        let mut inspection = plugin::inspect_staged(&staged).map_err(|error| fail(name, &error))?;
-        // It was granted what it asks for when it was swapped in. If the settings have become stricter, it works without.
-        inspection.capabilities.retain(|capability| granted.contains(capability));
-        files.push((name, staged, inspection));
-    }
-    swap::sort_providers_first(&mut files, |(_, _, inspection)| inspection);
-    let (mut generations, mut fallbacks) = (Vec::new(), Vec::new());
-    for (name, staged, inspection) in files {
-        let generation = Arc::new(plugin::load(staged, inspection).map_err(|error| fail(name, &error))?);
-        let (_, is_fallback) = PluginSet::recorded_name(name);
-        if is_fallback { fallbacks.push(generation) } else { generations.push(generation) }
-    }
-    let set = PluginSet::default()
-        .with(&generations)
-        .map_err(|conflict| OpenError::Plugin { plugin: conflict.second.clone(), problem: conflict.to_string() })?;
-    Ok(set.with_fallbacks(&fallbacks))
 }
 
 /// In a trial: the history at hand has to be the one that was handed off.
@@ -533,17 +512,8 @@ fn prove_continuity(home: &Home, trial: &Trial, identity: &Identity) -> Result<(
         .map_err(|error| problem(&error))
 }
 
-fn start_note(resume: &Resume, incarnation: Incarnation) -> Vec<u8> {
-    note([
-        ("host", Value::Text(VERSION.to_owned())),
-        ("abi", Value::Int(theseus_abi::ABI_VERSION.into())),
-        ("incarnation", Value::Int(incarnation.0.into())),
-        ("replayed", Value::Int(resume.replayed.into())),
-    ])
-}
-
 /// An encoded map, as the history has it for what the host itself does.
-fn note<const N: usize>(entries: [(&str, Value); N]) -> Vec<u8> {
+pub(super) fn note<const N: usize>(entries: [(&str, Value); N]) -> Vec<u8> {
     Value::Map(entries.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()).encode()
 }
 

@@ -46,6 +46,7 @@ impl Collector for HostMetrics {
         counter("theseus_batches", "Batches committed", vitals.batches.load(Ordering::Relaxed))?;
         counter("theseus_queries", "Queries executed", vitals.queries.load(Ordering::Relaxed))?;
         counter("theseus_plugins_unloaded", "Replaced plugins that were unloaded", report.unloaded())?;
+        counter("theseus_rollbacks", "Swaps that were taken back", self.operator.swapper.rollbacks())?;
         let mut gauge = |name: &str, help: &str, value: u64| {
             let metric = ConstGauge::new(value as i64);
             metric.encode(encoder.encode_descriptor(name, help, None, metric.metric_type())?)
@@ -65,6 +66,14 @@ impl Collector for HostMetrics {
         gauge("theseus_queries_waiting", "Queries in the queue", queries as u64)?;
         gauge("theseus_plugins_retired", "Replaced plugins still in memory", report.retired.len() as u64)?;
         gauge("theseus_plugins_pinned", "Plugins that cannot be unloaded", report.pinned() as u64)?;
+        let trials = self.operator.trials();
+        gauge("theseus_plugins_on_probation", "Plugins on probation", trials.probation.len() as u64)?;
+        gauge(
+            "theseus_plugins_failed",
+            "Plugins that failed their probation and are in force",
+            trials.failed.len() as u64,
+        )?;
+        gauge("theseus_plugins_quarantined", "Plugin files in quarantine", trials.quarantine.len() as u64)?;
         gauge("theseus_longest_call_ms", "How long the longest message under way has taken", vitals.longest_call_ms())
     }
 }

@@ -7,6 +7,8 @@ mod metrics;
 pub mod offline;
 mod operator;
 mod owner;
+mod start;
+mod trials;
 mod views;
 
 pub use host::{OpenError, Reply, Runtime, StopError};

@@ -18,6 +18,7 @@ use crate::{
     identity::{self, Identity, Opened, Reader, StorageError},
     plugin::{self, Digest, Store},
     restart::hold,
+    swap,
 };
 
 /// Makes an empty identity; answers its id.
@@ -57,13 +58,19 @@ pub fn perform(home: &Home, action: Action) -> Result<Answer, ActionError> {
     })?;
     let Opened { identity, resume } = Identity::open(&host::place(home, &config), true).map_err(views::storage)?;
     let mut reader = Reader::new(identity.clone());
+    let trials = || {
+        let memory = swap::Memory::read(&identity).map_err(views::storage)?;
+        Ok(super::trials::view(&memory, &config.plugins, None))
+    };
     match action {
         Action::Get { object, at } => views::object(&mut reader, &object, at),
         Action::List { prefix, after, limit } => views::names(&mut reader, &prefix, after.as_deref(), limit),
         Action::History { object, from, limit } => views::history(&mut reader, object.as_ref(), from, limit),
-        Action::Plugins => {
-            Ok(Answer::Plugins(PluginsView { plugins: plugins(home, &resume.generations), unloaded: 0 }))
-        }
+        Action::Plugins => Ok(Answer::Plugins(PluginsView {
+            plugins: plugins(home, &resume.generations),
+            unloaded: 0,
+            trials: trials()?,
+        })),
         Action::Status => Ok(Answer::Status(StatusView {
             identity: identity.id().to_string(),
             head: views::head(identity.head()),
@@ -76,6 +83,7 @@ pub fn perform(home: &Home, action: Action) -> Result<Answer, ActionError> {
             trouble: Some("no host is running".to_owned()),
             objects: resume.objects(),
             plugins: plugins(home, &resume.generations),
+            trials: trials()?,
             update: None,
         })),
         _ => Err(views::error(codes::BAD_REQUEST, "this needs a running host: start one with `theseus run`")),

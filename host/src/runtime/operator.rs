@@ -5,14 +5,15 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+use theseus_abi::FailureCode;
 use theseus_value::{ObjectId, Value};
 
 use super::{
     action::{
         Action, ActionError, Answer, AppliedView, PlanKind, PlanView, PlannedMigration, PlannedPlugin, PluginState,
-        PluginView, PluginsView, ProgressView, SwapOptions, SwapView, codes,
+        PluginView, PluginsView, ProgressView, RollbackView, SwapOptions, SwapView, TrialsView, WindowView, codes,
     },
-    views,
+    trials, views,
 };
 use crate::{
     exec::{Doing, Engine, Refusal},
@@ -23,7 +24,7 @@ use crate::{
         bundle::{self, Bundle},
         instruction::{self, Instruction, InstructionId},
     },
-    swap::{self, Change, Migration, Plan, Progress, SwapError, Swapped, Swapper, Whereabouts},
+    swap::{self, Change, Memory, Migration, Plan, Progress, RollbackError, SwapError, Swapped, Swapper, Whereabouts},
 };
 
 /// Under which the intent of a restart cycle stands in the history, with the whole instruction.
@@ -53,10 +54,11 @@ impl Operator {
         match action {
             Action::Plan { paths } => self.plan(&paths).map(Answer::Plan),
             Action::Swap { paths, options } => self.swap(&paths, &options).map(Answer::Swapped),
+            Action::Rollback { plugin } => self.rollback(plugin.as_deref()).map(Answer::RolledBack),
             Action::Apply { bundle, reason, options } => {
                 self.apply(&bundle, &reason, "operator", &options).map(Answer::Applied)
             }
-            _ => unreachable!("the runtime sends the operator these three only"),
+            _ => unreachable!("the runtime sends the operator these only"),
         }
     }
 
@@ -101,7 +103,7 @@ impl Operator {
         self.swapper
             .swap(paths, options)
             .map(|swapped| {
-                let view = swap_view(&swapped);
+                let view = self.swap_view(&swapped);
                 for plugin in &view.plugins {
                     let from = plugin.from.as_deref().map_or("nothing", short);
                     log::info!("{} {} in force: {} in place of {from}", plugin.name, plugin.version, short(&plugin.to));
@@ -109,6 +111,45 @@ impl Operator {
                 view
             })
             .map_err(|error| swap_error(&error))
+    }
+
+    fn swap_view(&self, swapped: &Swapped) -> SwapView {
+        let settings = &self.swapper.settings;
+        let probation = WindowView {
+            ms: settings.probation_ms,
+            errors_max: settings.probation_errors_max,
+            reversible: swapped.plan.changes.iter().all(|change| change.reversible),
+        };
+        SwapView {
+            tid: swapped.done.as_ref().and_then(|done| done.tid).map(|tid| tid.0),
+            plugins: swapped.plan.changes.iter().map(planned).collect(),
+            pause_us: swapped.done.as_ref().map_or(0, |done| done.pause_us),
+            probation: swapped.done.is_some().then_some(probation).filter(|it| it.ms > 0),
+            left: swapped.left.iter().flatten().map(progress_view).collect(),
+            unfinished: swapped.left.as_ref().err().cloned(),
+            stages_us: swapped.stages_us.clone(),
+        }
+    }
+
+    fn rollback(&self, plugin: Option<&str>) -> Result<RollbackView, ActionError> {
+        let (back, swapped) = self.swapper.rollback(plugin).map_err(|error| rollback_error(&error))?;
+        let done = swapped.done.expect("a rollback always puts something else in force");
+        let plugins =
+            back.backs.iter().map(|it| (it.plugin.clone(), it.from.to_string(), it.to.map(|to| to.to_string())));
+        let (tid, stages_us) = (done.tid.unwrap_or_default().0, swapped.stages_us);
+        log::info!("the swap of transaction {} was taken back in transaction {tid}", back.swap);
+        Ok(RollbackView { tid, swap: back.swap.0, plugins: plugins.collect(), pause_us: done.pause_us, stages_us })
+    }
+
+    /// What became and becomes of swaps.
+    pub(super) fn trials(&self) -> TrialsView {
+        match Memory::read(self.engine.identity()) {
+            Ok(memory) => trials::view(&memory, &self.swapper.settings, Some(self.engine.plugins().faults())),
+            Err(error) => {
+                log::error!("{error}");
+                TrialsView::default()
+            }
+        }
     }
 
     fn apply(
@@ -203,7 +244,7 @@ impl Operator {
     /// The plugins of this host.
     pub(super) fn plugins_view(&self) -> PluginsView {
         let unloaded = self.swapper.retirement.report().unloaded();
-        PluginsView { plugins: self.plugins(), unloaded }
+        PluginsView { plugins: self.plugins(), unloaded, trials: self.trials() }
     }
 
     /// The plugins in force and the replaced ones that are still loaded.
@@ -305,14 +346,13 @@ fn progress_view(progress: &Progress) -> ProgressView {
     }
 }
 
-fn swap_view(swapped: &Swapped) -> SwapView {
-    SwapView {
-        tid: swapped.done.as_ref().and_then(|done| done.tid).map(|tid| tid.0),
-        plugins: swapped.plan.changes.iter().map(planned).collect(),
-        pause_us: swapped.done.as_ref().map_or(0, |done| done.pause_us),
-        left: swapped.left.iter().flatten().map(progress_view).collect(),
-        unfinished: swapped.left.as_ref().err().cloned(),
-        stages_us: swapped.stages_us.clone(),
+fn rollback_error(failure: &RollbackError) -> ActionError {
+    match failure {
+        RollbackError::Swap(failure) => swap_error(failure),
+        RollbackError::Memory(_) => views::error(FailureCode::STORAGE.name(), failure.to_string()),
+        RollbackError::Nothing | RollbackError::NothingOf { .. } | RollbackError::Fetch { .. } => {
+            views::error(codes::PLAN_REFUSED, failure.to_string())
+        }
     }
 }
 
@@ -327,6 +367,7 @@ fn swap_error(failure: &SwapError) -> ActionError {
         | SwapError::Irreversible { .. }
         | SwapError::Unfinished { .. }
         | SwapError::MigrationInterrupted { .. } => views::error(codes::PLAN_REFUSED, failure.to_string()),
+        SwapError::Memory(_) => views::error(FailureCode::STORAGE.name(), failure.to_string()),
         SwapError::Keep(_) => views::error(codes::STORAGE_FULL, failure.to_string()),
         SwapError::Execute(refusal @ Refusal::NotAdmitted { .. }) => {
             views::error(codes::PLAN_REFUSED, refusal.to_string())

@@ -401,8 +401,17 @@ impl Walker {
             }
             Ok(plugins.fallbacks().filter(|it| !is_leaving(it)).cloned().collect())
         });
-        match ask(&self.engine, Doing::Install { what: RELEASED, generations: Vec::new(), admit, note, remember: None })
-        {
+        match ask(
+            &self.engine,
+            Doing::Install {
+                what: RELEASED,
+                generations: Vec::new(),
+                removed: Vec::new(),
+                admit,
+                note,
+                remember: None,
+            },
+        ) {
             Ok(_) => {
                 self.retirement.retire(needless);
                 Ok(())

@@ -5,10 +5,14 @@
 //! The generations it replaced are *retired*: drained, told to let go of what they hold, unloaded. Whatever refuses before
 //! the commit leaves the live system untouched.
 
+mod crash;
 mod dependencies;
+mod memory;
 mod migration;
 mod plan;
+mod probation;
 mod retire;
+mod rollback;
 
 use std::{
     collections::BTreeMap,
@@ -21,15 +25,19 @@ use theseus_abi::Failure;
 use theseus_value::Value;
 
 pub use self::{
+    crash::{Crashed, can_do_without, crashed, substitutes},
     dependencies::sort_providers_first,
+    memory::{Memory, OnProbation, Quarantined, remember},
     migration::{FailedObject, Migrator, Progress},
     plan::{Change, MigratedBy, Migration, Plan, Problem, plan},
+    probation::Probation,
     retire::{Gone, Report, RetiredView, Retirement, Whereabouts},
+    rollback::{Back, Cause, RollbackError, TakenBack},
 };
 use crate::{
     config,
-    exec::{Admit, Command, Doing, Done, Engine, Refusal},
-    identity::Census,
+    exec::{Admit, Command, Doing, Done, Engine, PluginSet, Refusal, Remember},
+    identity::{Census, StorageError},
     plugin::{self, Generation, Inspection, KeepError, LoadError, Policy, StageError, Staged, Store},
 };
 
@@ -98,6 +106,9 @@ pub enum SwapError {
         /// Why.
         problem: String,
     },
+    /// What the host remembers cannot be read.
+    #[error(transparent)]
+    Memory(#[from] StorageError),
     /// The file could not be kept for the next start.
     #[error(transparent)]
     Keep(#[from] KeepError),
@@ -191,6 +202,8 @@ pub struct Swapper {
     pub retirement: Arc<Retirement>,
     /// What migrates objects in the background.
     pub migrator: Migrator,
+    /// What is known of plugins on probation.
+    pub probation: Probation,
     /// The settings for plugins.
     pub settings: config::Plugins,
     /// The folder with the keys whose signatures are trusted.
@@ -209,13 +222,17 @@ impl Swapper {
     /// If a file is not acceptable, or if the executor does not answer.
     pub fn foresee(&self, paths: &[PathBuf]) -> Result<Plan, SwapError> {
         let candidates = examine(paths, self.policy())?;
-        Ok(self.plan(&candidates)?)
+        let mut plan = self.plan(&candidates, &[])?;
+        plan.problems.extend(self.quarantined(&plan)?);
+        Ok(plan)
     }
 
-    fn plan(&self, candidates: &[Candidate]) -> Result<Plan, Refusal> {
-        let offers: Vec<Inspection> = candidates.iter().map(|candidate| candidate.inspection.clone()).collect();
+    fn plan(&self, candidates: &[Candidate], removed: &[Arc<str>]) -> Result<Plan, Refusal> {
+        let (offers, removed) = (inspections(candidates), removed.to_vec());
         let (sender, receiver) = mpsc::channel();
-        let look = Box::new(move |plugins: &_, census: &Census| _ = sender.send(plan(plugins, census, &offers)));
+        let look = Box::new(move |plugins: &PluginSet, census: &Census| {
+            _ = sender.send(plan::plan_with_removal(plugins, census, &offers, &removed));
+        });
         ask(&self.engine, Doing::Look { look })?;
         receiver.recv().map_err(|_| Refusal::Stopping)
     }
@@ -226,15 +243,13 @@ impl Swapper {
     ///
     /// If a file is not acceptable, does not fit, or cannot be loaded, or if the storage refuses. Nothing has changed then.
     pub fn swap(&self, paths: &[PathBuf], options: &SwapOptions) -> Result<Swapped, SwapError> {
-        let mut stages_us = BTreeMap::new();
-        let mut clock = Instant::now();
-        let mut stage = |name: &str| {
-            stages_us.insert(name.to_owned(), clock.elapsed().as_micros() as u64);
-            clock = Instant::now();
-        };
+        let mut stages = Stages::begin();
         let mut candidates = examine(paths, self.policy())?;
-        stage("inspect");
-        let foreseen = self.plan(&candidates)?;
+        stages.end("inspect");
+        let mut foreseen = self.plan(&candidates, &[])?;
+        if !options.quarantined {
+            foreseen.problems.extend(self.quarantined(&foreseen)?);
+        }
         if !foreseen.problems.is_empty() {
             return Err(SwapError::Plan { problems: foreseen.problems });
         }
@@ -243,26 +258,34 @@ impl Swapper {
         if !one_way.is_empty() && !options.irreversible {
             return Err(SwapError::Irreversible { plugins: one_way });
         }
-        stage("plan");
+        stages.end("plan");
         sort_providers_first(&mut candidates, |candidate| &candidate.inspection);
         candidates.retain(|candidate| foreseen.changes.iter().any(|change| change.to == candidate.inspection.digest));
         if candidates.is_empty() {
-            return Ok(Swapped { plan: foreseen, done: None, left: self.finish_if(options.eager), stages_us });
+            return Ok(Swapped {
+                plan: foreseen,
+                done: None,
+                left: self.finish_if(options.eager),
+                stages_us: stages.us,
+            });
         }
         for candidate in &candidates {
             self.store.keep(&candidate.staged)?;
         }
-        stage("keep");
+        stages.end("keep");
         self.finish_present(&foreseen)?;
-        stage("finish_migration");
-        let offers: Vec<Inspection> = candidates.iter().map(|candidate| candidate.inspection.clone()).collect();
+        stages.end("finish_migration");
+        let offers = inspections(&candidates);
         let generations = load(candidates, &self.retirement)?;
-        stage("load");
-        let done = self.commit(offers, generations, note(&foreseen))?;
-        stage("commit");
+        stages.end("load");
+        let (note, remember) = (note(&foreseen), self.begin_probation(&foreseen));
+        let done = self.commit(Installing { what: SWAP, offers, generations, removed: Vec::new(), note, remember });
+        self.end_counting(&foreseen, done.is_ok());
+        let done = done?;
+        stages.end("commit");
         let left = self.finish_if(options.eager);
-        stage("migrate");
-        Ok(Swapped { plan: foreseen, done: Some(done), left, stages_us })
+        stages.end("migrate");
+        Ok(Swapped { plan: foreseen, done: Some(done), left, stages_us: stages.us })
     }
 
     /// Has the present plugins migrate what those offered could not read.
@@ -281,30 +304,28 @@ impl Swapper {
     }
 
     /// Puts generations in force and retires what leaves the set; those that need not migrate objects any more included.
-    fn commit(
-        &self,
-        offers: Vec<Inspection>,
-        generations: Vec<Arc<Generation>>,
-        note: Vec<u8>,
-    ) -> Result<Done, SwapError> {
+    fn commit(&self, installing: Installing) -> Result<Done, SwapError> {
+        let Installing { what, offers, generations, removed, note, remember } = installing;
         let (sender, receiver) = mpsc::channel();
-        let next = generations.clone();
+        let (next, gone) = (generations.clone(), removed.clone());
         let admit: Admit = Box::new(move |plugins, census| {
-            let now = plan(plugins, census, &offers);
+            let now = plan::plan_with_removal(plugins, census, &offers, &gone);
             if !now.problems.is_empty() {
                 return Err(list(&now.problems));
             }
             if now.changes.iter().any(Change::waits_for_migration) {
                 return Err("objects have come up that the present plugin has to migrate first: try again".to_owned());
             }
-            let fallbacks = plan::fallbacks(plugins, census, &next);
+            let fallbacks = plan::fallbacks(&plugins.without(&gone), census, &next);
             let replaced = next.iter().filter_map(|generation| plugins.plugin(generation.name()));
-            let leaving = replaced.chain(plugins.fallbacks());
+            let removed = gone.iter().filter_map(|name| plugins.plugin(name));
+            let leaving = replaced.chain(removed).chain(plugins.fallbacks());
             let stays = |it: &&Arc<Generation>| fallbacks.iter().any(|fallback| Arc::ptr_eq(fallback, it));
             _ = sender.send(leaving.filter(|it| !stays(it)).cloned().collect::<Vec<_>>());
             Ok(fallbacks)
         });
-        let doing = Doing::Install { what: SWAP, generations: generations.clone(), admit, note, remember: None };
+        let (generations, loaded) = (generations.clone(), generations);
+        let doing = Doing::Install { what, generations, removed, admit, note, remember: Some(remember) };
         match ask(&self.engine, doing) {
             Ok(done) => {
                 self.retirement.retire(receiver.recv().unwrap_or_default());
@@ -312,16 +333,61 @@ impl Swapper {
                 Ok(done)
             }
             Err(refusal) => {
-                self.retirement.retire(generations);
+                self.retirement.retire(loaded);
                 Err(refusal.into())
             }
         }
+    }
+
+    /// The files of a plan that are in quarantine.
+    fn quarantined(&self, plan: &Plan) -> Result<Vec<Problem>, SwapError> {
+        let memory = Memory::read(self.engine.identity())?;
+        let problem = |change: &Change| {
+            let found = memory.quarantine.get(&change.to.to_string())?;
+            let Quarantined { tid, time_us, reason, .. } = found.clone();
+            Some(Problem::Quarantined { plugin: change.name.clone(), tid, time_us, reason })
+        };
+        Ok(plan.changes.iter().filter_map(problem).collect())
     }
 
     /// Waits, if that is wanted, until all objects have migrated that can.
     fn finish_if(&self, eager: bool) -> Result<Vec<Progress>, String> {
         if eager { self.migrator.finish() } else { Ok(Vec::new()) }
     }
+}
+
+/// How long the stages take.
+struct Stages {
+    us: BTreeMap<String, u64>,
+    since: Instant,
+}
+
+impl Stages {
+    fn begin() -> Stages {
+        Stages { us: BTreeMap::new(), since: Instant::now() }
+    }
+
+    /// Ends the present stage; the next begins.
+    fn end(&mut self, name: &str) {
+        self.us.insert(name.to_owned(), self.since.elapsed().as_micros() as u64);
+        self.since = Instant::now();
+    }
+}
+
+/// What is put in force, and how it stands in the history.
+struct Installing {
+    what: &'static str,
+    /// What was found in the files of `generations`.
+    offers: Vec<Inspection>,
+    generations: Vec<Arc<Generation>>,
+    /// The plugins that leave without another in their place.
+    removed: Vec<Arc<str>>,
+    note: Vec<u8>,
+    remember: Remember,
+}
+
+fn inspections(candidates: &[Candidate]) -> Vec<Inspection> {
+    candidates.iter().map(|candidate| candidate.inspection.clone()).collect()
 }
 
 /// Loads candidates and has each test itself. If one fails, those loaded are retired again.

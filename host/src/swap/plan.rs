@@ -7,7 +7,7 @@ use theseus_abi::BehaviorManifest;
 use super::dependencies::Members;
 use crate::{
     exec::{PluginSet, Schemas, Way},
-    identity::Census,
+    identity::{Census, Tid},
     plugin::{Behavior, Digest, Generation, Inspection},
 };
 
@@ -162,6 +162,21 @@ pub enum Problem {
         /// How many objects have it.
         objects: u64,
     },
+    /// The file was taken back before.
+    #[error(
+        "this file of `{plugin}` is in quarantine since transaction {tid}: {reason}; mend it and build it again, or insist with \
+         --quarantined"
+    )]
+    Quarantined {
+        /// The plugin.
+        plugin: String,
+        /// The transaction that took it back.
+        tid: Tid,
+        /// When that was, in microseconds since the Unix epoch.
+        time_us: u64,
+        /// Why.
+        reason: String,
+    },
     /// Objects could not be read any more.
     #[error(
         "{objects} objects of `{behavior}` have schema version {found}, which the new plugin (version {schema}) does not read, and \
@@ -213,6 +228,23 @@ pub fn plan(plugins: &PluginSet, census: &Census, offers: &[Inspection]) -> Plan
     let changes = |it: &&Arc<Generation>| plan.changes.iter().any(|change| *change.name == **it.name());
     let stays = plugins.plugins().filter(|it| !changes(it));
     plan.stays = stays.map(|it| (it.name().to_string(), it.version().to_owned())).collect();
+    plan
+}
+
+/// The same if some plugins leave without another in their place.
+pub(super) fn plan_with_removal(
+    plugins: &PluginSet,
+    census: &Census,
+    offers: &[Inspection],
+    removed: &[Arc<str>],
+) -> Plan {
+    if removed.is_empty() {
+        return plan(plugins, census, offers);
+    }
+    let mut plan = plan(&plugins.without(removed), census, offers);
+    for generation in removed.iter().filter_map(|name| plugins.plugin(name)) {
+        plan.problems.extend(left_alone(generation, census, offers));
+    }
     plan
 }
 
@@ -277,14 +309,17 @@ pub(super) fn fallbacks(plugins: &PluginSet, census: &Census, next: &[Arc<Genera
 
 /// The behaviours that the plugin in force provides, nobody offered does, and objects have.
 fn orphans(plugins: &PluginSet, census: &Census, offer: &Inspection, offers: &[Inspection]) -> Vec<Problem> {
-    let manifest = &offer.manifest;
-    let Some(present) = plugins.plugin(&manifest.name) else { return Vec::new() };
-    let gone = present.behaviors().iter().map(|behavior| behavior.name());
+    plugins.plugin(&offer.manifest.name).map_or_else(Vec::new, |present| left_alone(present, census, offers))
+}
+
+/// The behaviours of a plugin that leaves, which nobody offered provides, and objects have.
+fn left_alone(leaving: &Generation, census: &Census, offers: &[Inspection]) -> Vec<Problem> {
+    let gone = leaving.behaviors().iter().map(|behavior| behavior.name());
     let offered = |name: &str| offers.iter().any(|offer| offer.manifest.behaviors.iter().any(|it| it.name == name));
     gone.filter(|name| !offered(name))
         .filter_map(|name| {
             let objects = census.range((name.clone(), 0)..=(name.clone(), u32::MAX)).map(|(_, objects)| objects).sum();
-            let (plugin, behavior) = (manifest.name.clone(), name.to_string());
+            let (plugin, behavior) = (leaving.name().to_string(), name.to_string());
             (objects > 0).then_some(Problem::Orphans { plugin, behavior, objects })
         })
         .collect()

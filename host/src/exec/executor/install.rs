@@ -23,7 +23,7 @@ impl Executor {
     pub(super) fn install(
         &mut self,
         what: &str,
-        generations: &[Arc<Generation>],
+        (generations, removed): (&[Arc<Generation>], &[Arc<str>]),
         admit: Admit,
         note: &[u8],
         remember: Option<Remember>,
@@ -34,7 +34,7 @@ impl Executor {
             Ok(fallbacks) => fallbacks,
             Err(reason) => return refused(reason),
         };
-        let next = match self.plugins.with(generations) {
+        let next = match self.plugins.without(removed).with(generations) {
             Ok(next) => Arc::new(next.with_fallbacks(&fallbacks)),
             Err(conflict) => return refused(conflict.to_string()),
         };
