@@ -66,6 +66,13 @@ pub fn enemy(name: &str) -> PathBuf {
     if name == "well" { debug.join(library("enemies")) } else { debug.join("examples").join(library(name)) }
 }
 
+/// A plugin of `items`: its first version, `items`, or one of its examples.
+pub fn items(name: &str) -> PathBuf {
+    build_targets("tests/plugins/items/Cargo.toml", "items", &["--lib", "--examples"]);
+    let debug = target().join("debug");
+    if name == "items" { debug.join(library(name)) } else { debug.join("examples").join(library(name)) }
+}
+
 /// The plugin written by hand, well-behaved unless asked.
 pub fn bare() -> PathBuf {
     build("tests/plugins/bare/Cargo.toml", "bare")

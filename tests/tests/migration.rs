@@ -2,7 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use theseus_tests::{Client, Home, Host, Json, artifacts, json, until};
+use std::{fs, path::PathBuf};
+
+use theseus_tests::{Client, Home, Host, Json, artifacts, fixtures, json, until};
 
 /// A home whose objects migrate only when they are touched, or when somebody waits for it.
 fn lazy() -> Home {
@@ -138,4 +140,162 @@ fn an_older_plugin_comes_back_and_the_newer_one_turns_its_objects_back() {
     assert_eq!(plugins(&home, "active").len(), 1);
     host.stop();
     home.verify();
+}
+
+/// An item with a number.
+fn item(client: &mut Client, name: &str, n: i64) -> u64 {
+    let id = client.create("items.Item", name);
+    client.call(name, "set", &json!([n]));
+    id
+}
+
+#[test]
+fn an_object_that_cannot_migrate_is_left_as_it_was_and_blocks_nothing() {
+    let home = Home::new();
+    let host = Host::start(&home);
+    home.swap(&[&fixtures::items("items")]);
+    let mut client = host.client();
+    let ids: Vec<u64> = (10..16).map(|n| item(&mut client, &format!("item-{n}"), n)).collect();
+    let v2 = fixtures::items("items_2");
+    let swapped = home.json(&["swap", "--eager", v2.to_str().unwrap()]);
+    let failed = json!([{
+        "behavior": "items.Item", "from": 1, "to": 2, "left": 1, "done": 5, "failed": 1,
+        "failures": [{ "object": ids[3], "error": "unlucky: there is no 13 any more" }],
+    }]);
+    assert_eq!((&swapped["left"], &swapped["unfinished"]), (&failed, &Json::Null));
+    assert_eq!(plugins(&home, "active")[0]["migrations"], failed);
+    assert!(home.run(&["plugins"]).contains(&format!("object {}: unlucky", ids[3])));
+    assert_eq!(client.call("item-14", "add", &json!([1])), 15);
+    assert_eq!(schema(&mut client, "item-13"), 1);
+    let refused = client.post("/v1/objects/item-13/add", &json!([1]));
+    assert!(refused.text().contains("there is no 13 any more"), "{}", refused.text());
+
+    // Version 3 reads only what version 2 makes of it.
+    let v3 = fixtures::items("items_3");
+    let plan = home.json(&["plan", v3.to_str().unwrap()]);
+    let by: Vec<_> = plan["plugins"][0]["migrations"].as_array().unwrap().iter().map(|it| &it["by"]).collect();
+    assert_eq!(by, ["present", "plugin"]);
+    let message = home.cli(&["swap", v3.to_str().unwrap()]).failed(4);
+    assert!(message.contains(&format!("object {}: unlucky", ids[3])), "{message}");
+
+    // The older plugin can mend it, and then everything goes on.
+    home.swap(&[&fixtures::items("items")]);
+    client.call("item-13", "set", &json!([12]));
+    home.swap(&[&v2]);
+    home.swap(&[&v3]);
+    until_migrated(&home);
+    assert_eq!((schema(&mut client, "item-13"), client.call("item-13", "n", &json!([]))), (3, json!(12)));
+    host.stop();
+    home.verify();
+}
+
+#[test]
+fn a_failure_is_forgotten_when_its_object_is() {
+    let home = Home::new();
+    let host = Host::start(&home);
+    home.swap(&[&fixtures::items("items")]);
+    let mut client = host.client();
+    item(&mut client, "unlucky", 13);
+    home.json(&["swap", "--eager", fixtures::items("items_2").to_str().unwrap()]);
+    assert_eq!(plugins(&home, "active")[0]["migrations"][0]["failed"], 1);
+    client.delete("/v1/objects/unlucky").ok();
+    until_migrated(&home);
+    host.stop();
+    home.verify();
+}
+
+#[test]
+fn a_chain_of_plugins_finishes_each_migration_before_the_next() {
+    let home = lazy();
+    let host = Host::start(&home);
+    home.swap(&[&fixtures::items("items")]);
+    let mut client = host.client();
+    for n in 0..50 {
+        item(&mut client, &format!("item-{n}"), -n);
+    }
+    home.json(&["swap", fixtures::items("items_2").to_str().unwrap()]);
+    client.call("item-7", "add", &json!([1]));
+    let swapped = home.swap(&[&fixtures::items("items_3")]);
+    assert!(swapped["stages_us"]["finish_migration"].as_u64().unwrap() > 0);
+    assert!((0..50).all(|n| schema(&mut client, &format!("item-{n}")) == 2), "nobody has touched them since");
+    assert_eq!(client.call("item-7", "add", &json!([0])), -6);
+    assert_eq!(slots(&mut client, "item-7"), json!({ "number": -6, "label": "" }));
+
+    // Down again in two steps; -13 has no way from 2 to 1.
+    home.swap(&[&fixtures::items("items_2")]);
+    let v1 = fixtures::items("items");
+    let plan = home.json(&["plan", v1.to_str().unwrap()]);
+    let by: Vec<_> = plan["plugins"][0]["migrations"].as_array().unwrap().iter().map(|it| &it["by"]).collect();
+    assert_eq!(by, ["fallback", "present"], "{plan}");
+    home.json(&["swap", v1.to_str().unwrap(), "--eager"]);
+    let progress = &plugins(&home, "active")[0]["migrations"][0];
+    assert_eq!((&progress["left"], &progress["failed"], &progress["from"]), (&json!(1), &json!(1), &json!(2)));
+    assert_eq!(plugins(&home, "fallback").len(), 1, "it is still needed");
+    assert_eq!(client.call("item-7", "add", &json!([0])), -6);
+    client.delete("/v1/objects/item-13").ok();
+    until_migrated(&home);
+    host.stop();
+    home.verify();
+}
+
+#[test]
+fn one_plugin_can_read_and_write_through_versions_between() {
+    let home = lazy();
+    let host = Host::start(&home);
+    let (v1, v3) = (fixtures::items("items"), fixtures::items("items_3_from_1"));
+    home.swap(&[&v1]);
+    let mut client = host.client();
+    item(&mut client, "thirteen", 13);
+    home.swap(&[&v3]);
+    assert_eq!(client.call("thirteen", "add", &json!([1])), 14);
+    assert_eq!(slots(&mut client, "thirteen"), json!({ "number": 14, "label": "old" }));
+    home.swap(&[&v1]);
+    assert_eq!(client.call("thirteen", "add", &json!([1])), 15);
+    assert_eq!(slots(&mut client, "thirteen"), json!({ "n": 15 }));
+    host.stop();
+    home.verify();
+}
+
+// --- Requirements -------------------------------------------------------------------------------------------------------
+
+/// The items under another version.
+fn items_of_version(home: &Home, version: &str) -> PathBuf {
+    let mut bytes = fs::read(fixtures::items("items")).unwrap();
+    fixtures::replace(&mut bytes, "\"version\":\"1.0.0\"", &format!("\"version\":\"{version}\""));
+    let file = home.beside(&format!("items-{version}.so"));
+    fs::write(&file, bytes).unwrap();
+    file
+}
+
+#[test]
+fn a_plugin_needs_what_it_requires_and_keeps_it() {
+    let home = Home::new();
+    let host = Host::start(&home);
+    let till = fixtures::items("till");
+    let [items, newer, next] = ["1.0.0", "1.4.2", "2.0.0"].map(|version| items_of_version(&home, version));
+    let refused = |files: &[&PathBuf], says: &str| {
+        let files: Vec<&str> = files.iter().map(|file| file.to_str().unwrap()).collect();
+        let plan = home.cli(&[&["plan", "--json"], &files[..]].concat());
+        assert!(plan.stdout.contains("\"refused\""), "{plan:?}");
+        let message = home.cli(&[&["swap"], &files[..]].concat()).failed(4);
+        assert!(message.contains(says), "{message}");
+    };
+    refused(&[&till], "`till` requires `items.Item` (^1), which no plugin would provide");
+    refused(&[&till, &next], "that would have version 2.0.0: add a file of `items`");
+    let plan = home.json(&["plan", till.to_str().unwrap(), items.to_str().unwrap()]);
+    let order: Vec<_> = plan["plugins"].as_array().unwrap().iter().map(|plugin| &plugin["name"]).collect();
+    assert_eq!(order, ["items", "till"], "what is required comes first, however it is given");
+    home.swap(&[&till, &items]);
+    refused(&[&next], "`till` is in force and requires `items.Item` of `items` ^1, but version 2.0.0 is offered");
+    let plan = home.json(&["plan", newer.to_str().unwrap()]);
+    assert_eq!(plan["stays"], json!([{ "name": "till", "version": "1.0.0" }]));
+    home.swap(&[&newer]);
+    let mut client = host.client();
+    client.create("till.Till", "till");
+    let id = item(&mut client, "pear", 5);
+    assert_eq!(client.call("till", "ring", &json!([{ "$ref": id }, 2])), json!([7, 1]));
+    host.stop();
+    let host = Host::start(&home);
+    assert_eq!(plugins(&home, "active").len(), 2);
+    host.stop();
 }
