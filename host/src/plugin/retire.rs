@@ -1,6 +1,11 @@
 //! The end of a generation: unloaded and confirmed to be gone, or kept in memory for a reason that is named.
 
-use theseus_abi::{Failure, PluginRootRef, abi_stable::std_types::ROption};
+use std::{
+    sync::mpsc::{self, Receiver, TryRecvError},
+    thread::{self, JoinHandle},
+};
+
+use theseus_abi::{Failure, FailureCode, PluginRootRef, abi_stable::std_types::ROption};
 
 use super::{
     boundary,
@@ -22,10 +27,18 @@ pub struct Leaving {
     pub digest: Digest,
     /// Its number in this process.
     pub number: GenerationNumber,
-    /// Why it can never be unloaded, if so.
-    verdict: Option<PinReason>,
+    /// What became of its `retire`.
+    farewell: Farewell,
     root: PluginRootRef,
     image: Image,
+}
+
+/// A plugin's `retire`, which is called on a thread of its own: whoever unloads plugins must not wait for one of them for ever.
+enum Farewell {
+    /// It has not come back.
+    Called(Receiver<Result<(), Failure>>),
+    /// It has; why the generation can never be unloaded, if so.
+    Over(Option<PinReason>),
 }
 
 /// A generation that is gone from the process.
@@ -44,6 +57,9 @@ pub enum PinReason {
     /// It reported that it could not let go of something; unloading it could crash the host.
     #[error("it could not free what it holds: {0}")]
     Refused(Failure),
+    /// Its `retire` is still running. Passes when that comes back.
+    #[error("its `retire` has not come back")]
+    Retiring,
     /// Threads of the host are about to destroy its thread-locals. Passes as soon as they have finished what they execute.
     #[error("threads of the host are still to destroy its thread-locals")]
     Settling,
@@ -86,25 +102,58 @@ impl Leaving {
     /// Asks a generation to let go of what it holds. Taken by value: whoever calls this is its last owner, and no call into it is
     /// under way.
     pub fn begin(generation: Generation) -> Leaving {
+        Leaving::told(generation).0
+    }
+
+    /// The same, with the thread on which the generation is told.
+    fn told(generation: Generation) -> (Leaving, Option<JoinHandle<()>>) {
         let Generation { number, name, inspection, behaviors, root, mut image, .. } = generation;
-        let outcome = root.retire()().into_result().map_err(boundary::own_failure);
         drop(behaviors);
-        let verdict = match outcome {
-            _ if inspection.is_no_delete() => Some(PinReason::NoDelete),
-            Err(failure) => Some(PinReason::Refused(failure)),
-            Ok(()) => None,
-        };
-        if verdict.is_some() {
+        let (sender, receiver) = mpsc::channel();
+        let retire = root.retire();
+        let thread = thread::Builder::new().name("retire".into()).spawn(move || {
+            // Fails if nobody waits any more, and then nobody has to know.
+            _ = sender.send(retire().into_result().map_err(boundary::own_failure));
+        });
+        let is_no_delete = inspection.is_no_delete();
+        if is_no_delete {
             image.keep();
         }
-        Leaving {
+        let farewell =
+            if is_no_delete { Farewell::Over(Some(PinReason::NoDelete)) } else { Farewell::Called(receiver) };
+        let leaving = Leaving {
             name: name.as_ref().to_owned(),
             version: inspection.manifest.version,
             digest: inspection.digest,
             number,
-            verdict,
+            farewell,
             root,
             image,
+        };
+        // Without a thread nobody sends, which counts as a refusal.
+        (leaving, thread.ok())
+    }
+
+    /// Looks whether `retire` has come back, and keeps the image for good if it does not allow to go on.
+    fn hear(&mut self) -> Result<(), PinReason> {
+        if let Farewell::Called(receiver) = &self.farewell {
+            let verdict = match receiver.try_recv() {
+                Ok(Ok(())) => None,
+                Ok(Err(failure)) => Some(PinReason::Refused(failure)),
+                Err(TryRecvError::Empty) => return Err(PinReason::Retiring),
+                Err(TryRecvError::Disconnected) => {
+                    let message = "its `retire` could not be called, for want of a thread";
+                    Some(PinReason::Refused(Failure::new(FailureCode::UNSUPPORTED, message)))
+                }
+            };
+            if verdict.is_some() {
+                self.image.keep();
+            }
+            self.farewell = Farewell::Over(verdict);
+        }
+        match &self.farewell {
+            Farewell::Over(Some(reason)) => Err(reason.clone()),
+            _ => Ok(()),
         }
     }
 
@@ -114,9 +163,7 @@ impl Leaving {
     ///
     /// Why it is still there.
     pub fn unload(&mut self) -> Result<Unloaded, PinReason> {
-        if let Some(reason) = &self.verdict {
-            return Err(reason.clone());
-        }
+        self.hear()?;
         if !self.image.is_open() {
             return self.image.close().map(|()| Unloaded { leaked_bytes: None });
         }
@@ -128,6 +175,15 @@ impl Leaving {
         };
         self.image.close()?;
         Ok(Unloaded { leaked_bytes })
+    }
+}
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        if self.hear() == Err(PinReason::Retiring) {
+            // Its code is running.
+            self.image.keep();
+        }
     }
 }
 
@@ -150,7 +206,13 @@ impl std::fmt::Debug for Leaving {
 ///
 /// The generation, still in memory, and why.
 pub fn retire(generation: Generation) -> Result<Unloaded, (Box<Leaving>, PinReason)> {
-    let mut leaving = Box::new(Leaving::begin(generation));
+    let (leaving, thread) = Leaving::told(generation);
+    if let Some(thread) = thread
+        && thread.join().is_err()
+    {
+        log::error!("the thread that called `retire` of {} has panicked", leaving.name);
+    }
+    let mut leaving = Box::new(leaving);
     leaving.unload().map_err(|reason| (leaving, reason))
 }
 

@@ -16,6 +16,7 @@ pub(crate) const CASES: &[Case] = &[
     Case { plugin: "hoard_with_retire", run: |arena| unloaded(arena, "hoard_with_retire") },
     Case { plugin: "thread_without_end", run: |arena| pinned(arena, "thread_without_end") },
     Case { plugin: "signal_handler", run: |arena| pinned(arena, "signal_handler") },
+    Case { plugin: "hang_in_retire", run: |arena| pinned(arena, "hang_in_retire") },
     Case { plugin: "panic_in_retire", run: |arena| pinned(arena, "panic_in_retire") },
 ];
 

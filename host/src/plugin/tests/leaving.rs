@@ -106,6 +106,17 @@ impl Drop for Worker {
     }
 }
 
+/// A generation that was told to go, and why it stays once it has heard that.
+fn told(generation: Generation) -> (Leaving, PinReason) {
+    let mut leaving = Leaving::begin(generation);
+    loop {
+        match leaving.unload().unwrap_err() {
+            PinReason::Retiring => thread::yield_now(),
+            reason => return (leaving, reason),
+        }
+    }
+}
+
 /// Retires a plugin and unloads it within a second.
 fn unload(plugin: Arc<Generation>) -> Unloaded {
     let mut leaving = Leaving::begin(Arc::into_inner(plugin).unwrap());
@@ -149,8 +160,8 @@ fn a_thread_that_ends_settles_by_itself() {
         leave(plugin, "leave_value", address(&DESTROYED));
         leave_plainly(plugin, "leave_current");
     });
-    let mut leaving = Leaving::begin(Arc::into_inner(plugin).unwrap());
-    assert_eq!(leaving.unload().unwrap_err(), PinReason::ThreadLocals { threads: 1 });
+    let (mut leaving, reason) = told(Arc::into_inner(plugin).unwrap());
+    assert_eq!(reason, PinReason::ThreadLocals { threads: 1 });
     assert_eq!(DESTROYED.load(Ordering::SeqCst), 0);
     drop(worker);
     assert_eq!(DESTROYED.load(Ordering::SeqCst), 2 + 3);
@@ -166,8 +177,8 @@ fn threads_of_a_plugin_keep_it_until_they_end() {
     assert_eq!(DESTROYED.load(Ordering::SeqCst), 1);
     leave(&plugin, "leave_thread", address(&END));
     leave(&plugin, "leave_thread", address(&END));
-    let mut leaving = Leaving::begin(Arc::into_inner(plugin).unwrap());
-    assert_eq!(leaving.unload().unwrap_err(), PinReason::Threads { count: 2 });
+    let (mut leaving, reason) = told(Arc::into_inner(plugin).unwrap());
+    assert_eq!(reason, PinReason::Threads { count: 2 });
     END.store(1, Ordering::SeqCst);
     let started = Instant::now();
     while let Err(reason) = leaving.unload() {
@@ -194,8 +205,8 @@ fn values_of_keys_are_destroyed_and_keys_given_back() {
 fn a_signal_handler_keeps_it_until_the_signal_is_given_back() {
     let plugin = litter();
     assert_eq!(leave_plainly(&plugin, "leave_signal_handler"), [0]);
-    let mut leaving = Leaving::begin(plugin);
-    assert_eq!(leaving.unload().unwrap_err(), PinReason::SignalHandler { signal: libc::SIGUSR2 });
+    let (mut leaving, reason) = told(plugin);
+    assert_eq!(reason, PinReason::SignalHandler { signal: libc::SIGUSR2 });
     // SAFETY: the default for a signal that nobody sends.
     unsafe { libc::signal(libc::SIGUSR2, libc::SIG_DFL) };
     leaving.unload().unwrap();
