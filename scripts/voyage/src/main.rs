@@ -208,7 +208,7 @@ struct SoakSwapArgs {
     #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..))]
     swaps: u64,
     /// Swaps before the first look at the process.
-    #[arg(long, default_value_t = 1_000)]
+    #[arg(long, default_value_t = 5_000)]
     warm_up: u64,
     /// Requests a second of all clients together; as many as can be if left out.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
@@ -216,6 +216,9 @@ struct SoakSwapArgs {
     /// Has objects migrate with each swap, forwards and backwards.
     #[arg(long)]
     schema: bool,
+    /// Swaps a second plugin as well, which leaves data with a destructor and a key on each thread that calls it.
+    #[arg(long)]
+    touch: bool,
 }
 
 fn main() -> ExitCode {
@@ -316,10 +319,10 @@ fn bench_swap(args: BenchSwapArgs) -> Result<bool, Box<dyn Error>> {
 }
 
 fn soak_swap(args: SoakSwapArgs) -> Result<bool, Box<dyn Error>> {
-    let SoakSwapArgs { own, swaps, warm_up, rate, schema } = args;
+    let SoakSwapArgs { own, swaps, warm_up, rate, schema, touch } = args;
     let Own { theseus, plugins, folder, clients } = own;
     let pair = if schema { soak::Pair::Schema } else { soak::Pair::Same };
-    let soak = soak::Soak { theseus, plugins, folder, swaps, warm_up, pair, rate, clients };
+    let soak = soak::Soak { theseus, plugins, folder, swaps, warm_up, pair, rate, clients, touch };
     let report = soak::run(&soak, &mut |look| println!("{look}"))?;
     println!("{}", serde_json::to_string(&report)?);
     for problem in &report.problems {

@@ -4,6 +4,7 @@ pub mod bench;
 mod erlang;
 mod resources;
 pub mod soak;
+mod touch;
 mod vessel;
 
 use std::path::PathBuf;

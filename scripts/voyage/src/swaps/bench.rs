@@ -99,7 +99,7 @@ fn flips(bench: &Bench, files: &Files, tell: &mut dyn FnMut(Value)) -> Result<()
     let mut vessel = Vessel::launch(&bench.theseus, &bench.folder.join("idle"), "")?;
     let mut swaps = Vec::new();
     for (file, number) in files.same.iter().cycle().zip(0..FLIPS_LEFT_OUT + FLIPS) {
-        let swapped = vessel.swap(file)?;
+        let swapped = vessel.swap(std::slice::from_ref(file))?;
         if number >= FLIPS_LEFT_OUT {
             swaps.push(swapped);
         }
@@ -156,7 +156,7 @@ fn population(bench: &Bench, files: &Files, objects: u64, tell: &mut dyn FnMut(V
     let home = bench.folder.join(format!("with-{objects}"));
     let mut vessel = Vessel::launch(&bench.theseus, &home, "")?;
     for file in [&files.same[1], &files.bench] {
-        vessel.swap(file)?;
+        vessel.swap(std::slice::from_ref(file))?;
     }
     make_objects(&vessel, objects)?;
     let mut round = Round { without: Vec::new(), with: Vec::new(), during: Vec::new(), swaps: Vec::new() };
@@ -233,7 +233,7 @@ fn loaded(
             && let Some(file) = files.next()
         {
             let due = Instant::now() + every;
-            swaps.push(vessel.swap(file)?);
+            swaps.push(vessel.swap(std::slice::from_ref(file))?);
             thread::sleep(due.saturating_duration_since(Instant::now()));
         }
     }

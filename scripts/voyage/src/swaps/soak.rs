@@ -13,6 +13,7 @@ use super::{
     Resources, Sorted, Swapped, SwapsError,
     bench::altered_copy,
     rounded,
+    touch::Toucher,
     vessel::{PATIENCE, Vessel},
 };
 use crate::{
@@ -20,8 +21,11 @@ use crate::{
     progress::Progress,
 };
 
-/// Resident memory may grow by so many bytes a swap.
+/// Memory may grow by so many bytes a swap.
 const GROWTH_BYTES_MAX: f64 = 200.0;
+/// Growth counts over at least so many swaps: a run shorter than that says little, since the allocator takes and gives back
+/// memory in larger pieces.
+const GROWTH_SWAPS_MIN: u64 = 10_000;
 /// Counters that the clients increment.
 const COUNTERS: usize = 16;
 /// How often the process is looked at.
@@ -33,7 +37,7 @@ const SLACK: u64 = 8;
 const SETTLE_WAIT: Duration = Duration::from_secs(30);
 /// The host remembers as much of the past as it may before the first look, so that its memory does not grow by what the load
 /// does. So it may remember less here than by default, or the run up to that would be too long.
-const SETTINGS: &str = "[identity]\ntail_transactions_max = 20000\nrequest_ids_max = 20000\n";
+const SETTINGS: &str = "[identity]\ntail_transactions_max = 4000\nrequest_ids_max = 10000\n";
 
 /// Which plugins take turns.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -63,6 +67,8 @@ pub struct Soak {
     pub rate: Option<u32>,
     /// Clients.
     pub clients: usize,
+    /// Swaps, together with the counter, a plugin that leaves data with a destructor and a key on each thread that calls it.
+    pub touch: bool,
 }
 
 /// What came of it.
@@ -78,6 +84,8 @@ pub struct SoakReport {
     pub first: Resources,
     /// At the last look, when nothing was left to be unloaded.
     pub last: Resources,
+    /// Times that threads were touched by a plugin that leaves something on them; none if that was not asked for.
+    pub touched: Option<u64>,
     /// Growth of the process's own memory, in bytes a swap.
     pub growth_bytes_per_swap: f64,
     /// Transactions that `theseus verify` walked once all was over.
@@ -95,6 +103,7 @@ pub fn run(soak: &Soak, tell: &mut dyn FnMut(Value)) -> Result<SoakReport, Swaps
     let files = files(soak)?;
     let mut vessel = Vessel::launch(&soak.theseus, &soak.folder.join("home"), SETTINGS)?;
     vessel.swap(&files[1])?;
+    let toucher = soak.touch.then(|| Toucher::start(vessel.address())).transpose()?;
     let running = load::start(Load {
         to: vessel.address(),
         prefix: "load".to_owned(),
@@ -130,13 +139,15 @@ pub fn run(soak: &Soak, tell: &mut dyn FnMut(Value)) -> Result<SoakReport, Swaps
     let last = Resources::of(vessel.process())?;
     tell(look(soak.swaps, &last, recent));
     let (load, _) = running.finish()?;
+    let touched = toucher.map(Toucher::finish).transpose()?;
     let mut report = SoakReport {
         swaps: soak.swaps + soak.warm_up,
         swaps_per_s: rounded(soak.swaps as f64 / seconds),
         load,
         first,
         last,
-        growth_bytes_per_swap: rounded((last.own as f64 - first.own as f64) / soak.swaps as f64),
+        touched,
+        growth_bytes_per_swap: rounded((last.own as f64 - first.own as f64) / soak.swaps.max(GROWTH_SWAPS_MIN) as f64),
         verified_transactions: 0,
         problems: Vec::new(),
     };
@@ -151,18 +162,22 @@ pub fn run(soak: &Soak, tell: &mut dyn FnMut(Value)) -> Result<SoakReport, Swaps
     Ok(report)
 }
 
-/// The two files that take turns, in a folder of this run's own.
-fn files(soak: &Soak) -> Result<[PathBuf; 2], SwapsError> {
+/// The files that take turns, in a folder of this run's own.
+fn files(soak: &Soak) -> Result<[Vec<PathBuf>; 2], SwapsError> {
     fs::create_dir_all(&soak.folder).map_err(|source| {
         let path = soak.folder.clone();
         SwapsError::File { action: "make", path, source }
     })?;
-    let files = ["a.so", "b.so"].map(|name| soak.folder.join(name));
-    let library = |name: &str| soak.plugins.join(format!("lib{name}.so"));
     let second = if soak.pair == Pair::Schema { "counter_v2" } else { "counter" };
-    altered_copy(&library(second), &files[0], b"a")?;
-    altered_copy(&library("counter"), &files[1], b"b")?;
-    Ok(files)
+    let set = |mark: &str, counter: &str| {
+        let touching = soak.touch.then_some("bench_plugin");
+        let copy = |name: &str| {
+            let file = soak.folder.join(format!("{name}-{mark}.so"));
+            altered_copy(&soak.plugins.join(format!("lib{name}.so")), &file, mark.as_bytes()).map(|()| file)
+        };
+        std::iter::once(counter).chain(touching).map(copy).collect::<Result<Vec<_>, _>>()
+    };
+    Ok([set("a", second)?, set("b", "counter")?])
 }
 
 /// One look at the process, with the times of the swaps since the look before.
@@ -233,6 +248,7 @@ mod tests {
             load,
             first: resources(),
             last: resources(),
+            touched: None,
             growth_bytes_per_swap: 10.0,
             verified_transactions: 1010,
             problems: Vec::new(),

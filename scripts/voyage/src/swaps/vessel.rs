@@ -90,10 +90,10 @@ impl Vessel {
         Host::new(self.to, PATIENCE)
     }
 
-    /// Puts a plugin file in force.
-    pub(super) fn swap(&mut self, file: &Path) -> Result<Swapped, SwapsError> {
+    /// Puts plugin files in force, together.
+    pub(super) fn swap(&mut self, files: &[PathBuf]) -> Result<Swapped, SwapsError> {
         let from = Instant::now();
-        let answer = self.control.post("/v1/swap", &json!({ "paths": [file] }))?;
+        let answer = self.control.post("/v1/swap", &json!({ "paths": files }))?;
         let to = Instant::now();
         let missing = |field| SwapsError::Missing { field, document: answer.clone() };
         let pause_us = answer["pause_us"].as_u64().ok_or_else(|| missing("pause_us"))?;
