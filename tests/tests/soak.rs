@@ -12,7 +12,7 @@ fn hundreds_of_swaps_under_load_lose_nothing_and_leave_nothing_behind() {
     let folder = tempfile::tempdir().unwrap();
     let plugins = artifacts::plugin("counter");
     let mut soak = Command::new(artifacts::voyage());
-    soak.args(["soak-swap", "--swaps", "200", "--warm-up", "50", "--rate", "400", "--theseus"])
+    soak.args(["soak-swap", "--swaps", "200", "--warm-up", "50", "--rate", "400", "--touch", "--theseus"])
         .arg(artifacts::theseus())
         .arg("--plugins")
         .arg(plugins.parent().unwrap())
