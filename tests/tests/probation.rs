@@ -6,7 +6,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use theseus_tests::{
@@ -142,6 +142,25 @@ fn queries_count_and_what_is_passed_on_counts_once() {
     assert_eq!(client.post("/v1/objects/visits/pass_on", &pass_on).status, 500);
     let probation = home.json(&["status"])["probation"][0].clone();
     assert_eq!((&probation["errors"], &probation["faults"][0]["what"]), (&json!(3), &json!("panicked")));
+    host.stop();
+    home.verify();
+}
+
+#[test]
+fn a_method_that_is_gone_is_missed_and_one_that_never_was_is_not() {
+    let (home, host, mut client) = proven("[plugins]\nprobation_errors_max = 2\n");
+    home.swap(&[&artifacts::probationer_v2()]);
+    for _ in 0..5 {
+        client.get("/v1/objects/visits/fly").problem(404, "no_such_method");
+    }
+    assert_eq!(home.json(&["status"])["probation"][0]["errors"], 0);
+    for _ in 0..3 {
+        client.get("/v1/objects/visits/keep_old_ways").problem(404, "no_such_method");
+    }
+    until("version 2 to be taken back", || is_in_force(&home, &artifacts::probationer()));
+    assert_eq!(client.get("/v1/objects/visits/keep_old_ways").ok()["result"], true);
+    let note = home.transactions("theseus.rollback")[0]["arguments"].clone();
+    assert_eq!(note["errors"]["probationer"][0]["what"], "no_such_method/probationer.Subject.keep_old_ways");
     host.stop();
     home.verify();
 }
@@ -338,6 +357,10 @@ fn a_crash_around_swap_and_rollback_leaves_one_set_whole() {
     let new = [artifacts::probationer_v2(), artifacts::plugin("counter-v2")];
     home.swap(&[&old[1]]);
     client.create("counter.Counter", "count");
+    // As long as a swap takes here and now, and somewhat longer.
+    let begun = Instant::now();
+    home.swap(&[&new[0], &new[1]]);
+    let longest_ms = begun.elapsed().as_millis() as u64 * 3 / 2;
     let (mut dice, mut seen) = (Dice(7), None);
     let mut outcomes = [0, 0];
     for round in 0..20 {
@@ -353,7 +376,7 @@ fn a_crash_around_swap_and_rollback_leaves_one_set_whole() {
             host.client().call(object, "increment", &json!([1]));
         }
         let process = Process::start(&mut home.command(&command), &home.beside("command.log"));
-        thread::sleep(Duration::from_millis(dice.roll(120)));
+        thread::sleep(Duration::from_millis(dice.roll(longest_ms)));
         host.kill();
         drop(process);
         home.verify();

@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use theseus_tests::{
@@ -221,7 +221,9 @@ fn a_swap_survives_a_restart_and_a_crash() {
 
 #[test]
 fn a_crash_during_a_swap_leaves_the_old_or_the_new() {
-    let (home, mut host, _) = counting();
+    // What the host dies of here is not the plugins.
+    let home = Home::with_settings("[plugins]\nprobation_ms = 0\n");
+    let (home, mut host, _) = counting_in(home, |_| {});
     let files: Vec<PathBuf> = (0..8)
         .map(|number| {
             let file = home.beside(&format!("round-{number}.so"));
@@ -230,11 +232,16 @@ fn a_crash_during_a_swap_leaves_the_old_or_the_new() {
         })
         .collect();
     let load = Load::start(host.address(), "visits", 2);
+    // As long as a swap takes here and now.
+    let (first, begun) = (home.beside("first.so"), Instant::now());
+    artifacts::altered_copy(&artifacts::plugin("counter"), &first, "the first");
+    home.swap(&[&first]);
+    let took = begun.elapsed();
     let mut outcomes = [0, 0];
     for (round, file) in files.iter().enumerate() {
         let before = plugins(&home).0[0].1.clone();
         let swap = Process::start(&mut home.command(&["swap", file.to_str().unwrap()]), &home.beside("swap.log"));
-        thread::sleep(Duration::from_millis(12 * round as u64));
+        thread::sleep(took * round as u32 / 4);
         host.kill();
         drop(swap);
         home.verify();

@@ -110,6 +110,8 @@ struct State {
 struct Watched {
     /// How the generation before is known to fail; none if there was none. Then only what is wrong by any measure counts.
     familiar: Option<BTreeSet<Fault>>,
+    /// The methods that the generation before had and this one has not, as `behavior.method`.
+    dropped: BTreeSet<String>,
     errors_max: u64,
     tallies: BTreeMap<Fault, (u64, String)>,
 }
@@ -121,11 +123,12 @@ impl Default for Faults {
 }
 
 impl Faults {
-    /// Begins to count what goes wrong in `generation`, beyond what is known of `before`.
-    pub fn watch(&self, generation: Digest, before: Option<Digest>, errors_max: u64) {
+    /// Begins to count what goes wrong in `generation`, beyond what is known of `before`, and messages for methods that it has
+    /// `dropped` (each as `behavior.method`).
+    pub fn watch(&self, generation: Digest, before: Option<Digest>, dropped: BTreeSet<String>, errors_max: u64) {
         let mut state = self.state();
         let familiar = before.map(|before| state.known.get(&before).cloned().unwrap_or_default());
-        state.watched.insert(generation, Watched { familiar, errors_max, tallies: BTreeMap::new() });
+        state.watched.insert(generation, Watched { familiar, dropped, errors_max, tallies: BTreeMap::new() });
         self.watching.store(state.watched.len(), Ordering::Relaxed);
     }
 
@@ -175,6 +178,17 @@ impl Faults {
             return;
         }
         self.note(generation, Fault::of(failure.code.name(), &failure.kind), &failure.message);
+    }
+
+    /// Takes note of a message for a method that a generation has not; false if the one before had not either.
+    #[cold]
+    pub(super) fn missing(&self, generation: Digest, behavior: &str, method: &str, failure: &Failure) -> bool {
+        let dropped = format!("{behavior}.{method}");
+        let is_dropped = self.state().watched.get(&generation).is_some_and(|it| it.dropped.contains(&dropped));
+        if is_dropped {
+            self.note(generation, Fault::of(failure.code.name(), &dropped), &failure.message);
+        }
+        is_dropped
     }
 
     /// Takes note that something went wrong in a generation.

@@ -167,7 +167,9 @@ impl<'a> Turn<'a> {
     fn execute(&mut self, receiver: ObjectId, method: &str, arguments: &[u8]) -> Result<CallBuffers, Failure> {
         let clock = self.plugins.faults().clock();
         let record = self.load(receiver)?;
-        let (behavior, method) = self.resolve(receiver, &record, method)?;
+        let resolved = self.resolve(receiver, &record, method);
+        let (behavior, method) =
+            resolved.inspect_err(|failure| self.blame_missing(&record.behavior, method, failure))?;
         let command = behavior.is_command(method);
         self.command |= command && self.scratch.busy.is_empty();
         self.admit(receiver, command, behavior, method)?;

@@ -278,7 +278,7 @@ impl Swapper {
         let offers = inspections(&candidates);
         let generations = load(candidates, &self.retirement)?;
         stages.end("load");
-        let (note, remember) = (note(&foreseen), self.begin_probation(&foreseen));
+        let (note, remember) = (note(&foreseen), self.begin_probation(&foreseen, &generations));
         let done = self.commit(Installing { what: SWAP, offers, generations, removed: Vec::new(), note, remember });
         self.end_counting(&foreseen, done.is_ok());
         let done = done?;

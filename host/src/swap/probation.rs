@@ -22,9 +22,9 @@ use super::{
     rollback::{Back, Cause},
 };
 use crate::{
-    exec::{Doing, Fault, Remember, Tally},
+    exec::{self, Doing, Fault, Remember, Tally},
     identity::{Identity, Outcome, Reader, StorageError, Tid},
-    plugin::Digest,
+    plugin::{Digest, Generation},
 };
 
 /// Under which the good end of a probation stands in the history.
@@ -41,7 +41,7 @@ const LEARN_FROM: u64 = 10_000;
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// How long to wait if the host had too much to do for a rollback.
-const TRY_AGAIN: Duration = Duration::from_millis(20);
+const TRY_AGAIN: Duration = Duration::from_millis(100);
 
 /// What the host knows of probations beside what it remembers.
 #[derive(Default)]
@@ -61,12 +61,15 @@ impl Probation {
 
 impl Swapper {
     /// What the host has to remember of a swap. From now on errors of what it puts in force count.
-    pub(super) fn begin_probation(&self, plan: &Plan) -> Remember {
+    pub(super) fn begin_probation(&self, plan: &Plan, generations: &[Arc<Generation>]) -> Remember {
         let swapped: Vec<_> = plan.changes.iter().map(|it| (it.name.clone(), it.from, it.to)).collect();
         let window_us = (self.settings.probation_ms > 0).then_some(self.settings.probation_ms * 1000);
         if window_us.is_some() {
-            for (_, from, to) in &swapped {
-                self.watch(*to, *from);
+            let plugins = self.engine.plugins();
+            for (name, from, to) in &swapped {
+                let next = generations.iter().find(|generation| generation.digest() == *to);
+                let dropped = plugins.plugin(name).zip(next).map(|(before, after)| dropped(before, after));
+                self.watch(*to, *from, dropped.unwrap_or_default());
             }
         }
         memory::remember(move |memory, moment| memory.swapped(moment, &swapped, window_us))
@@ -82,19 +85,20 @@ impl Swapper {
         }
     }
 
-    fn watch(&self, to: Digest, from: Option<Digest>) {
+    fn watch(&self, to: Digest, from: Option<Digest>, dropped: BTreeSet<String>) {
         self.probation.learnt().remove(&to);
-        self.engine.plugins().faults().watch(to, from, self.settings.probation_errors_max);
+        self.engine.plugins().faults().watch(to, from, dropped, self.settings.probation_errors_max);
     }
 
-    /// Goes on with the probations that were under way when the host before ended. Its count of errors is gone with it.
+    /// Goes on with the probations that were under way when the host before ended. Its count of errors is gone with it, and so
+    /// is what the replaced generations could do.
     ///
     /// # Errors
     ///
     /// If what the host remembers cannot be read.
     pub fn resume_probation(&self) -> Result<(), StorageError> {
         for probation in Memory::read(self.engine.identity())?.probation.values() {
-            self.watch(probation.to, probation.from);
+            self.watch(probation.to, probation.from, BTreeSet::new());
         }
         Ok(())
     }
@@ -109,7 +113,8 @@ impl Swapper {
                 return Some(LOOK_AGAIN);
             }
         };
-        let now_us = crate::exec::now_us();
+        self.probation.learnt().retain(|digest| memory.probation.values().any(|it| it.to == *digest));
+        let now_us = exec::now_us();
         let mut next: Option<Duration> = None;
         for (swap, plugins) in memory.trials() {
             let blamed = self.over_budget(&plugins);
@@ -121,7 +126,10 @@ impl Swapper {
                 continue;
             }
             if until_us <= now_us {
-                self.confirm(swap, &plugins);
+                if !self.confirm(swap, &plugins) {
+                    return Some(LOOK_AGAIN);
+                }
+                continue;
             }
             let left =
                 Duration::from_micros(until_us.saturating_sub(now_us)).clamp(Duration::from_millis(1), LOOK_AGAIN);
@@ -202,13 +210,15 @@ impl Swapper {
                 ];
                 let remember = Some(memory::remember(move |memory, _| memory.failed(swap, &reason)));
                 let noted = ask(&self.engine, Doing::Note { what: FAILED, note: note(entries), remember });
-                backs.iter().for_each(|back| self.engine.plugins().faults().unwatch(back.from));
+                if noted.is_ok() {
+                    backs.iter().for_each(|back| self.engine.plugins().faults().unwatch(back.from));
+                }
                 noted.is_ok()
             }
         }
     }
 
-    fn confirm(&self, swap: Tid, plugins: &BTreeMap<&str, &OnProbation>) {
+    fn confirm(&self, swap: Tid, plugins: &BTreeMap<&str, &OnProbation>) -> bool {
         let faults = self.engine.plugins().faults().clone();
         let errors: u64 = plugins.values().filter_map(|it| Some(sum(&faults.tallies(it.to)?))).sum();
         let digests = plugins.iter().map(|(plugin, it)| ((*plugin).to_owned(), Value::Text(it.to.to_string())));
@@ -223,8 +233,12 @@ impl Swapper {
                 plugins.values().for_each(|it| faults.unwatch(it.to));
                 let names: Vec<&str> = plugins.keys().copied().collect();
                 log::info!("the swap of transaction {swap} is confirmed: {}", names.join(", "));
+                true
             }
-            Err(refusal) => log::warn!("the swap of transaction {swap} is not confirmed yet: {refusal}"),
+            Err(refusal) => {
+                log::warn!("the swap of transaction {swap} is not confirmed yet: {refusal}");
+                false
+            }
         }
     }
 
@@ -236,6 +250,17 @@ impl Swapper {
 
 fn sum(tallies: &[Tally]) -> u64 {
     tallies.iter().map(|tally| tally.count).sum()
+}
+
+/// The methods that a generation had and the one after it has not, as `behavior.method`.
+fn dropped(before: &Generation, after: &Generation) -> BTreeSet<String> {
+    let methods = before.behaviors().iter().flat_map(|behavior| {
+        let methods = behavior.description().methods.iter();
+        methods.map(|method| (behavior.name().clone(), method.name.as_str()))
+    });
+    let is_left = |behavior: &str, method: &str| after.behavior(behavior).is_some_and(|it| it.method(method).is_some());
+    let gone = methods.filter(|(behavior, method)| !is_left(behavior, method));
+    gone.map(|(behavior, method)| format!("{behavior}.{method}")).collect()
 }
 
 /// An encoded map.

@@ -1,11 +1,14 @@
 //! Whose fault it was: failures are counted for the generation whose code gave them, once.
 
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
 use theseus_abi::{Failure, FailureCode};
 
 use super::Turn;
-use crate::{exec::faults::Fault, plugin::Behavior};
+use crate::{
+    exec::faults::Fault,
+    plugin::{Behavior, Generation},
+};
 
 /// What a turn knows of the faults in it.
 #[derive(Default)]
@@ -36,6 +39,17 @@ impl Turn<'_> {
             self.plugins.faults().note(generation.digest(), Fault::Migration, &failure.message);
         }
         self.blame.counted = Some(failure.clone());
+    }
+
+    /// Counts a message for a method that the plugin of a behaviour had until it was replaced.
+    #[cold]
+    pub(super) fn blame_missing(&mut self, behavior: &str, method: &str, failure: &Failure) {
+        let missing = |generation: &Arc<Generation>| {
+            self.plugins.faults().missing(generation.digest(), behavior, method, failure)
+        };
+        if failure.code == FailureCode::NO_SUCH_METHOD && self.plugins.provider(behavior).is_some_and(missing) {
+            self.blame.counted = Some(failure.clone());
+        }
     }
 
     /// Counts a message that took longer than one may, for the plugin of its receiver's behaviour.
