@@ -143,6 +143,14 @@ section! {
         migration_step_us_max: u64 = 500, Some(1);
         /// How long the migration in the background rests before each step, in milliseconds.
         migration_rest_ms: u64 = 0, None;
+        /// How long a plugin may take in the process in which it is tried before a swap, in milliseconds.
+        probe_ms_max: u64 = 10_000, Some(1);
+        /// How much address space that process gets, in bytes.
+        probe_memory_bytes_max: u64 = 1 << 30, Some(256 << 20);
+        /// How much it may print, in bytes.
+        probe_output_bytes_max: u64 = 1 << 20, Some(1);
+        /// How many real objects of each behaviour and schema version are migrated there.
+        probe_samples: u64 = 200, Some(0);
     }
 }
 

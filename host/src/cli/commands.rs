@@ -120,7 +120,7 @@ impl Session {
                 let text = self.running()?.ask(Ask::post("/v1/apply", request))?;
                 self.print(&text, output::applied)
             }
-            Command::Completions { .. } | Command::Man { .. } | Command::Plugin { .. } => {
+            Command::Completions { .. } | Command::Man { .. } | Command::Plugin { .. } | Command::Confined => {
                 unreachable!("was done before")
             }
         }

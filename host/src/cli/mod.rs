@@ -17,7 +17,7 @@ use std::{path::PathBuf, process::ExitCode};
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use self::fault::Fault;
-use crate::home::Home;
+use crate::{home::Home, runtime};
 
 /// Runs a host of living objects whose behaviour can be replaced while it works, and talks to it.
 #[derive(Parser)]
@@ -222,6 +222,9 @@ Examples:
     /// Lets restart cycles go on, and a watchdog that gave up start its host again.
     #[command(after_help = "Examples:\n  theseus resume")]
     Resume,
+    /// Tries what the host that started it sends. Not for people.
+    #[command(hide = true)]
+    Confined,
     /// Prints a completion script for a shell.
     #[command(
         after_help = "Examples:\n  theseus completions bash > ~/.local/share/bash-completion/completions/theseus"
@@ -258,6 +261,9 @@ struct SwapOptions {
 /// Runs the command that the process was started with.
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    if let Command::Confined = arguments.command {
+        return runtime::work_confined();
+    }
     let json = arguments.global.json;
     match commands::execute(arguments) {
         Ok(()) => ExitCode::SUCCESS,
@@ -279,11 +285,23 @@ mod tests {
         description().debug_assert();
     }
 
+    /// The commands for people.
+    fn shown() -> Vec<clap::Command> {
+        description().get_subcommands().filter(|command| !command.is_hide_set()).cloned().collect()
+    }
+
+    #[test]
+    fn the_command_of_a_confined_process_is_there_and_hidden() {
+        let arguments = Arguments::try_parse_from(["theseus", runtime::CONFINED_COMMAND]).unwrap();
+        assert!(matches!(arguments.command, Command::Confined));
+        assert!(shown().iter().all(|command| command.get_name() != runtime::CONFINED_COMMAND));
+    }
+
     #[test]
     fn every_command_explains_itself_with_examples() {
         let all = description();
         let plugin = all.find_subcommand("plugin").unwrap();
-        for mut command in all.get_subcommands().chain(plugin.get_subcommands()).cloned() {
+        for mut command in shown().iter().chain(plugin.get_subcommands()).cloned() {
             let name = command.get_name().to_owned();
             let help = command.render_long_help().to_string();
             assert!(help.contains("Examples:\n  theseus"), "{name}");
@@ -295,7 +313,7 @@ mod tests {
     #[test]
     fn the_reference_shows_every_command() {
         let reference = include_str!("../../../docs/cli.md");
-        for command in description().get_subcommands() {
+        for command in shown() {
             let name = command.get_name();
             let shown = reference.contains(&format!("`{name}`")) || reference.contains(&format!("`{name} "));
             assert!(shown, "docs/cli.md does not show {name}");

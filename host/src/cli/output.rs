@@ -172,6 +172,9 @@ pub(super) fn plan(plan: &Json) -> String {
 pub(super) fn swap(swap: &Json) -> String {
     let Some(tid) = swap["tid"].as_u64() else { return "nothing to do: everything is in force\n".into() };
     let mut out = planned(&swap["plugins"]);
+    for probe in items(&swap["probes"]) {
+        out += &tried(probe);
+    }
     out.push_str(&progress_of(&items(&swap["left"]).collect::<Vec<_>>()));
     if let Some(problem) = swap["unfinished"].as_str() {
         _ = writeln!(out, "the migration goes on in the background: {problem}");
@@ -209,6 +212,20 @@ pub(super) fn applied(applied: &Json) -> String {
         Some(id) => format!("restart cycle {id} requested; the host works on until the watchdog stops it\n"),
         None => swap(&applied["swapped"]),
     }
+}
+
+/// How a plugin was tried.
+fn tried(probe: &Json) -> String {
+    let name = plain(&probe["plugin"]);
+    if probe["known"] == true {
+        return format!("{name} was in force before and was not tried again\n");
+    }
+    let samples = probe["samples"].as_u64().unwrap_or(0);
+    let mut out = format!("{name} was tried in a process of its own, with {samples} objects\n");
+    for warning in items(&probe["warnings"]) {
+        _ = writeln!(out, "  but {}", plain(warning));
+    }
+    out
 }
 
 fn planned(plugins: &Json) -> String {

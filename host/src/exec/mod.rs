@@ -438,11 +438,11 @@ fn split_mix(state: &mut u64) -> u64 {
     z ^ (z >> 31)
 }
 
+/// The stack of a thread that executes messages: deep nesting of messages takes stack, and plugins are generous with it.
+pub(crate) const STACK_BYTES: usize = 64 << 20;
+
 /// Starts a thread whose panic is the host's end: an engine that has lost a thread must not go on answering.
 fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> JoinHandle<()> {
-    /// Deep nesting of messages takes stack, and plugins are generous with it.
-    const STACK_BYTES: usize = 64 << 20;
-
     let guarded = move || {
         if std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)).is_err() {
             log::error!(

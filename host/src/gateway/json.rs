@@ -10,7 +10,7 @@ use theseus_value::{ObjectId, Value, json::to_json};
 
 use crate::runtime::action::{
     ActionError, Answer, AppliedView, FailedView, FaultView, Head, MigratedBy, ObjectView, PlanKind, PlanView,
-    PlannedMigration, PlannedPlugin, PluginState, PluginView, ProbationView, ProgressView, QuarantineView,
+    PlannedMigration, PlannedPlugin, PluginState, PluginView, ProbationView, ProbeView, ProgressView, QuarantineView,
     RollbackView, StatusView, SwapView, Tid, TransactionView, TrialsView, VerifyReport,
 };
 
@@ -238,6 +238,7 @@ fn swap(view: &SwapView) -> Json {
     json!({
         "tid": view.tid,
         "plugins": view.plugins.iter().map(planned).collect::<Vec<_>>(),
+        "probes": view.probes.iter().map(probe).collect::<Vec<_>>(),
         "pause_us": view.pause_us,
         "probation": view.probation.as_ref().map(|it| {
             json!({ "ms": it.ms, "errors_max": it.errors_max, "reversible": it.reversible })
@@ -256,6 +257,17 @@ fn rollback(view: &RollbackView) -> Json {
         "plugins": view.plugins.iter().map(plugin).collect::<Vec<_>>(),
         "pause_us": view.pause_us,
         "stages_us": view.stages_us,
+    })
+}
+
+fn probe(view: &ProbeView) -> Json {
+    json!({
+        "plugin": view.plugin,
+        "known": view.known,
+        "confined": view.confined,
+        "missing": view.missing,
+        "samples": view.samples,
+        "warnings": view.warnings,
     })
 }
 
@@ -455,9 +467,20 @@ mod tests {
             json!({ "kind": "swap", "reasons": [], "plugins": [plugin], "stays": [{ "name": "ledger", "version": "1.0.0" }] })
         );
         let stages_us = [("load".to_owned(), 7)].into();
+        let probes = vec![ProbeView {
+            plugin: "counter".into(),
+            known: false,
+            confined: vec!["no sockets".into()],
+            missing: vec![],
+            samples: 3,
+            warnings: vec!["it keeps a thread".into()],
+        }];
+        let probe = json!({ "plugin": "counter", "known": false, "confined": ["no sockets"], "missing": [], "samples": 3,
+            "warnings": ["it keeps a thread"] });
         let swapped = SwapView {
             tid: Some(8),
             plugins: vec![planned_plugin()],
+            probes,
             pause_us: 9,
             probation: Some(WindowView { ms: 60, errors_max: 10, reversible: true }),
             left: vec![],
@@ -465,7 +488,7 @@ mod tests {
             stages_us,
         };
         let swap = json!({
-            "tid": 8, "plugins": [plugin], "pause_us": 9,
+            "tid": 8, "plugins": [plugin], "probes": [probe], "pause_us": 9,
             "probation": { "ms": 60, "errors_max": 10, "reversible": true }, "left": [], "unfinished": null, "stages_us": { "load": 7 },
         });
         assert_eq!(answer(&Answer::Swapped(swapped.clone())), swap);

@@ -89,13 +89,32 @@ pub enum LoadError {
 ///
 /// If `inspection` is that of another file.
 pub fn load(staged: Staged, inspection: Inspection) -> Result<Generation, LoadError> {
+    load_telling(staged, inspection, &mut |_| ())
+}
+
+/// The same, and tells before each step that runs code of the plugin which one it is: `load` or `init`.
+///
+/// # Errors
+///
+/// See [`LoadError`].
+///
+/// # Panics
+///
+/// As [`load`] does.
+pub fn load_telling(
+    staged: Staged,
+    inspection: Inspection,
+    tell: &mut dyn FnMut(&'static str),
+) -> Result<Generation, LoadError> {
     static GENERATIONS: AtomicU64 = AtomicU64::new(1);
 
     assert_eq!(staged.digest(), inspection.digest, "what is loaded has to be what was judged");
     let origin = staged.origin().into();
+    tell("load");
     // Declared before all that points into it, and therefore dropped after it.
     let image = Image::open(staged.into_file()).map_err(|message| LoadError::Open { message })?;
     let root = checked_root(&image)?;
+    tell("init");
     if let Err(failure) = root.init()(boundary::host_table()).into_result() {
         return Err(LoadError::Init { failure: boundary::own_failure(failure) });
     }

@@ -30,7 +30,7 @@ pub use flood::limit_log;
 pub use generation::{Behavior, CallBuffers, Generation, GenerationNumber, MethodId};
 pub use hooks::Errands;
 pub use inspect::{Dependency, Findings, Inspection, Library, Warning, inspect, inspect_staged, look};
-pub use loader::{LoadError, load};
+pub use loader::{LoadError, load, load_telling};
 pub use manifest::NAME_BYTES_MAX;
 pub use refusal::Refusal;
 pub use retire::{Leaving, PinReason, Unloaded, retire, sweep_strays, wake_threads};

@@ -7,7 +7,7 @@
 
 use std::{
     fs::File,
-    io::{self, Take},
+    io::{self, Read},
     os::unix::fs::FileExt,
     path::Path,
 };
@@ -37,8 +37,8 @@ impl SealedFile {
 
 #[cfg(target_os = "linux")]
 impl SealedFile {
-    /// Copies a file to its end, or as much of it as is taken; `origin` names the copy in `/proc/self/maps`, for people.
-    pub(super) fn copy_of(mut original: Take<File>, origin: &Path) -> io::Result<SealedFile> {
+    /// Copies what is read to its end; `origin` names the copy in `/proc/self/maps`, for people.
+    pub(super) fn copy_of(mut original: impl Read, origin: &Path) -> io::Result<SealedFile> {
         use rustix::fs::{MemfdFlags, SealFlags};
 
         // The kernel takes names of up to 249 bytes.
@@ -64,8 +64,8 @@ impl SealedFile {
 
 #[cfg(not(target_os = "linux"))]
 impl SealedFile {
-    /// Copies a file to its end, or as much of it as is taken; the copy carries the file name of `origin`, for people.
-    pub(super) fn copy_of(mut original: Take<File>, origin: &Path) -> io::Result<SealedFile> {
+    /// Copies what is read to its end; the copy carries the file name of `origin`, for people.
+    pub(super) fn copy_of(mut original: impl Read, origin: &Path) -> io::Result<SealedFile> {
         use std::{
             os::unix::fs::{DirBuilderExt, OpenOptionsExt},
             sync::atomic::{AtomicU64, Ordering},

@@ -7,7 +7,7 @@
 use std::{
     collections::BTreeMap,
     fs::{self, File},
-    io::{self, Read, Take, Write},
+    io::{self, Read, Write},
     os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::Mutex,
@@ -35,7 +35,12 @@ pub struct Staged {
 }
 
 impl Staged {
-    fn seal(original: Take<File>, origin: &Path) -> io::Result<Staged> {
+    /// Seals what is read; `origin` says where it comes from.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be read, or there is no memory for a copy.
+    pub fn seal(original: impl Read, origin: &Path) -> io::Result<Staged> {
         let file = SealedFile::copy_of(original, origin)?;
         // Hashed is what the copy holds, not what went into it: the digest speaks of the bytes that can be loaded.
         let bytes = file.read()?;

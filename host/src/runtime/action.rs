@@ -329,6 +329,8 @@ pub struct SwapView {
     /// The transaction that put the set in force; none if everything was in force already.
     pub tid: Option<Tid>,
     pub plugins: Vec<PlannedPlugin>,
+    /// How each of them was tried in a process of its own.
+    pub probes: Vec<ProbeView>,
     /// Microseconds during which no transaction could start.
     pub pause_us: u64,
     /// None if nothing came into force, or if there is no probation.
@@ -337,7 +339,7 @@ pub struct SwapView {
     pub left: Vec<ProgressView>,
     /// Why an eager swap did not come to the end of the migration, if it did not.
     pub unfinished: Option<String>,
-    /// Microseconds spent in each stage (`stage`, `inspect`, `load`, `commit`).
+    /// Microseconds spent in each stage (`inspect`, `plan`, `probe`, `keep`, `load`, `commit` ...).
     pub stages_us: BTreeMap<String, u64>,
 }
 
@@ -362,6 +364,21 @@ pub struct RollbackView {
     pub plugins: Vec<(String, String, Option<String>)>,
     pub pause_us: u64,
     pub stages_us: BTreeMap<String, u64>,
+}
+
+/// How a plugin was tried before a swap.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ProbeView {
+    pub plugin: String,
+    /// Whether its file was in force in this host before, and was therefore not tried again: the rest is empty then.
+    pub known: bool,
+    /// What its process was forbidden, and what the kernel could not forbid it.
+    pub confined: Vec<String>,
+    pub missing: Vec<String>,
+    /// How many real objects were migrated.
+    pub samples: u64,
+    /// What an operator should know.
+    pub warnings: Vec<String>,
 }
 
 /// What `apply` did or set in motion.

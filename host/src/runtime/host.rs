@@ -23,7 +23,7 @@ use crate::{
     identity::{Identity, Opened, Outcome, Place, RecordHash, StorageError, Tid},
     plugin::{self, Errands, Store},
     restart::{Trial, bundle, confirm, handoff, instruction},
-    swap::{self, Migrator, Probation, Retirement, Swapper},
+    swap::{self, Known, Migrator, Probation, Retirement, Swapper},
 };
 
 /// Takes what came of an action. Called on a thread of the host's, so it must be quick and not block.
@@ -161,6 +161,7 @@ impl Runtime {
                 migrator: Migrator::start(engine.clone(), retirement.clone(), &config.plugins),
                 retirement,
                 probation: Probation::default(),
+                known: Known::new(engine.plugins().plugins().map(|generation| generation.digest())),
                 settings: config.plugins.clone(),
                 keys: home.trust(),
             },

@@ -11,4 +11,5 @@ mod start;
 mod trials;
 mod views;
 
+pub use crate::swap::{CONFINED_COMMAND, work_confined};
 pub use host::{OpenError, Reply, Runtime, StopError};

@@ -11,7 +11,8 @@ use theseus_value::{ObjectId, Value};
 use super::{
     action::{
         Action, ActionError, Answer, AppliedView, PlanKind, PlanView, PlannedMigration, PlannedPlugin, PluginState,
-        PluginView, PluginsView, ProgressView, RollbackView, SwapOptions, SwapView, TrialsView, WindowView, codes,
+        PluginView, PluginsView, ProbeView, ProgressView, RollbackView, SwapOptions, SwapView, TrialsView, WindowView,
+        codes,
     },
     trials, views,
 };
@@ -24,7 +25,10 @@ use crate::{
         bundle::{self, Bundle},
         instruction::{self, Instruction, InstructionId},
     },
-    swap::{self, Change, Memory, Migration, Plan, Progress, RollbackError, SwapError, Swapped, Swapper, Whereabouts},
+    swap::{
+        self, Change, Memory, Migration, Plan, Probed, Progress, RollbackError, SwapError, Swapped, Swapper, Tried,
+        Whereabouts,
+    },
 };
 
 /// Under which the intent of a restart cycle stands in the history, with the whole instruction.
@@ -123,6 +127,7 @@ impl Operator {
         SwapView {
             tid: swapped.done.as_ref().and_then(|done| done.tid).map(|tid| tid.0),
             plugins: swapped.plan.changes.iter().map(planned).collect(),
+            probes: swapped.probed.iter().map(probe_view).collect(),
             pause_us: swapped.done.as_ref().map_or(0, |done| done.pause_us),
             probation: swapped.done.is_some().then_some(probation).filter(|it| it.ms > 0),
             left: swapped.left.iter().flatten().map(progress_view).collect(),
@@ -356,13 +361,20 @@ fn rollback_error(failure: &RollbackError) -> ActionError {
     }
 }
 
+fn probe_view(probed: &Probed) -> ProbeView {
+    let plugin = probed.plugin.clone();
+    let (known, tried) = (probed.tried.is_none(), probed.tried.clone().unwrap_or_default());
+    let Tried { confined, missing, samples, warnings } = tried;
+    ProbeView { plugin, known, confined, missing, samples, warnings }
+}
+
 fn swap_error(failure: &SwapError) -> ActionError {
     match failure {
         SwapError::Stage(_)
         | SwapError::Inspect { .. }
         | SwapError::Denied { .. }
         | SwapError::Load { .. }
-        | SwapError::SelfTest { .. } => views::error(codes::PLUGIN_REFUSED, failure.to_string()),
+        | SwapError::Probe { .. } => views::error(codes::PLUGIN_REFUSED, failure.to_string()),
         SwapError::Plan { .. }
         | SwapError::Irreversible { .. }
         | SwapError::Unfinished { .. }

@@ -99,14 +99,24 @@ impl Cause {
     }
 }
 
-/// The last lines of an output, for people.
+/// The last lines of an output, for people: what happened, not where in which library. A panic that cannot unwind prints
+/// a backtrace whatever the environment says.
 pub(super) fn last_lines(output: &str) -> Vec<String> {
-    let lines: Vec<&str> = output.lines().map(str::trim_end).filter(|line| !line.is_empty()).collect();
+    let lines = output.lines().map(str::trim_end);
+    let lines: Vec<&str> = lines.filter(|line| !line.is_empty() && !is_backtrace(line)).collect();
     let readable = |line: &&str| {
         let line: String = line.chars().take(LINE_CHARACTERS_MAX).collect();
         line.chars().map(|it| if it.is_control() { ' ' } else { it }).collect()
     };
     lines[lines.len().saturating_sub(LINES_SHOWN)..].iter().map(readable).collect()
+}
+
+/// Whether a line is part of a backtrace: ` 12: function`, or `at file:line` below it.
+fn is_backtrace(line: &str) -> bool {
+    let words = line.trim_start();
+    let frame = words.trim_start_matches(|it: char| it.is_ascii_digit());
+    let is_frame = words.len() < line.len() && frame.len() < words.len() && frame.starts_with(": ");
+    is_frame || (words.len() < line.len() && words.starts_with("at ")) || line == "stack backtrace:"
 }
 
 fn signal_name(signal: i32) -> &'static str {
@@ -146,6 +156,13 @@ mod tests {
         assert_eq!(of(libc::SIGXCPU, ""), Cause::Hung { after_ms: 5 });
         assert_eq!(of(libc::SIGABRT, "panicked"), Cause::Crashed { signal: libc::SIGABRT, name: "SIGABRT" });
         assert_eq!(of(libc::SIGABRT, "memory allocation of 64 bytes failed\n"), Cause::OutOfMemory { bytes: 1 << 20 });
+    }
+
+    #[test]
+    fn a_backtrace_does_not_hide_what_happened() {
+        let output =
+            "no start today\nstack backtrace:\n   0:  0x55f9 - start\n             at ./start.c:1\naborting.\n3: 4\n";
+        assert_eq!(last_lines(output), ["no start today", "aborting.", "3: 4"]);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::{
 };
 
 /// How much of the end is kept, in bytes.
-const KEPT_BYTES: usize = 8 << 10;
+const KEPT_BYTES: usize = 64 << 10;
 
 /// The reading end of a child's standard output and error.
 pub(super) struct Output {
@@ -76,13 +76,15 @@ mod tests {
 
     #[test]
     fn the_end_is_kept_and_the_bound_holds() {
-        let (mut output, mut writer) = output(20_000);
-        writer.write_all(&[b'a'; 10_000]).unwrap();
+        let (mut output, mut writer) = output(100_000);
+        writer.write_all(&[b'a'; 40_000]).unwrap();
+        assert!(output.drain().is_ok());
+        writer.write_all(&[b'b'; 40_000]).unwrap();
         writer.write_all(b"the end").unwrap();
         assert!(output.drain().is_ok());
         assert_eq!(output.text().len(), KEPT_BYTES);
         assert!(output.text().ends_with("the end"));
-        writer.write_all(&[b'b'; 10_000]).unwrap();
+        writer.write_all(&[b'c'; 40_000]).unwrap();
         assert!(output.drain().is_err());
     }
 

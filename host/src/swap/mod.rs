@@ -1,16 +1,18 @@
 //! Swapping plugins inside the live process.
 //!
-//! A plugin file is *staged* and *inspected* (nothing of it has run), *planned* against what is in force, kept in the store and
-//! *loaded* (in the host, not yet visible), then *committed* by the executor between two transactions, all plugins of the set at once.
+//! A plugin file is *staged* and *inspected* (nothing of it has run), *planned* against what is in force, *probed* in a child
+//! process, kept in the store and *loaded* (in the host, not yet visible), then *committed* by the executor between two transactions, all plugins of the set at once.
 //! The generations it replaced are *retired*: drained, told to let go of what they hold, unloaded. Whatever refuses before
 //! the commit leaves the live system untouched.
 
+mod confined;
 mod crash;
 mod dependencies;
 mod memory;
 mod migration;
 mod plan;
 mod probation;
+mod probe;
 mod retire;
 mod rollback;
 
@@ -21,16 +23,17 @@ use std::{
     time::Instant,
 };
 
-use theseus_abi::Failure;
 use theseus_value::Value;
 
 pub use self::{
+    confined::{COMMAND as CONFINED_COMMAND, work as work_confined},
     crash::{Crashed, can_do_without, crashed, substitutes},
     dependencies::sort_providers_first,
     memory::{Memory, OnProbation, Quarantined, remember},
     migration::{FailedObject, Migrator, Progress},
     plan::{Change, MigratedBy, Migration, Plan, Problem, plan},
     probation::Probation,
+    probe::{Known, ProbeFailure, Probed, Tried},
     retire::{Gone, Report, RetiredView, Retirement, Whereabouts},
     rollback::{Back, Cause, RollbackError, TakenBack},
 };
@@ -120,13 +123,13 @@ pub enum SwapError {
         /// Why.
         source: Box<LoadError>,
     },
-    /// The plugin says that it does not work here.
-    #[error("{}: the plugin's self test failed: {failure}", path.display())]
-    SelfTest {
+    /// It was tried in a process of its own, and is no good.
+    #[error("{}: {failure}", path.display())]
+    Probe {
         /// The file.
         path: PathBuf,
-        /// What the plugin says.
-        failure: Failure,
+        /// Why.
+        failure: Box<ProbeFailure>,
     },
     /// The executor did not carry it out.
     #[error(transparent)]
@@ -168,6 +171,8 @@ pub struct Swapped {
     pub plan: Plan,
     /// The transaction and the pause; none if nothing was to be changed.
     pub done: Option<Done>,
+    /// How each changed plugin was tried.
+    pub probed: Vec<Probed>,
     /// What an eager swap could not migrate, and whether it came to the end: in words why not.
     pub left: Result<Vec<Progress>, String>,
     /// Microseconds spent in each stage.
@@ -204,6 +209,8 @@ pub struct Swapper {
     pub migrator: Migrator,
     /// What is known of plugins on probation.
     pub probation: Probation,
+    /// The files that were in force before.
+    pub known: Known,
     /// The settings for plugins.
     pub settings: config::Plugins,
     /// The folder with the keys whose signatures are trusted.
@@ -265,10 +272,13 @@ impl Swapper {
             return Ok(Swapped {
                 plan: foreseen,
                 done: None,
+                probed: Vec::new(),
                 left: self.finish_if(options.eager),
                 stages_us: stages.us,
             });
         }
+        let probed = probe::probe(self, &candidates, &foreseen)?;
+        stages.end("probe");
         for candidate in &candidates {
             self.store.keep(&candidate.staged)?;
         }
@@ -285,7 +295,7 @@ impl Swapper {
         stages.end("commit");
         let left = self.finish_if(options.eager);
         stages.end("migrate");
-        Ok(Swapped { plan: foreseen, done: Some(done), left, stages_us: stages.us })
+        Ok(Swapped { plan: foreseen, done: Some(done), probed, left, stages_us: stages.us })
     }
 
     /// Has the present plugins migrate what those offered could not read.
@@ -328,6 +338,7 @@ impl Swapper {
         let doing = Doing::Install { what, generations, removed, admit, note, remember: Some(remember) };
         match ask(&self.engine, doing) {
             Ok(done) => {
+                self.known.add(loaded.iter().map(|generation| generation.digest()));
                 self.retirement.retire(receiver.recv().unwrap_or_default());
                 self.migrator.wake();
                 Ok(done)
@@ -390,21 +401,17 @@ fn inspections(candidates: &[Candidate]) -> Vec<Inspection> {
     candidates.iter().map(|candidate| candidate.inspection.clone()).collect()
 }
 
-/// Loads candidates and has each test itself. If one fails, those loaded are retired again.
+/// Loads candidates. If one fails, those loaded are retired again.
 fn load(candidates: Vec<Candidate>, retirement: &Retirement) -> Result<Vec<Arc<Generation>>, SwapError> {
     let mut generations = Vec::new();
     for Candidate { path, inspection, staged } in candidates {
-        let tested = plugin::load(staged, inspection).map(|generation| {
-            generations.push(Arc::new(generation));
-            generations.last().expect("it was just pushed").self_test()
-        });
-        let error = match tested {
-            Ok(Ok(())) => continue,
-            Ok(Err(failure)) => SwapError::SelfTest { path, failure },
-            Err(source) => SwapError::Load { path, source: Box::new(source) },
-        };
-        retirement.retire(generations);
-        return Err(error);
+        match plugin::load(staged, inspection) {
+            Ok(generation) => generations.push(Arc::new(generation)),
+            Err(source) => {
+                retirement.retire(generations);
+                return Err(SwapError::Load { path, source: Box::new(source) });
+            }
+        }
     }
     Ok(generations)
 }

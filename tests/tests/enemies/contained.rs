@@ -13,7 +13,6 @@ pub(crate) const CASES: &[Case] = &[
     Case { plugin: "endless_sends", run: endless_sends },
     Case { plugin: "write_without_end", run: write_without_end },
     Case { plugin: "garbage", run: garbage },
-    Case { plugin: "garbage_from_construct", run: garbage_from_construct },
     Case { plugin: "kept_context", run: kept_context },
     Case { plugin: "odd_names", run: odd_names },
     Case { plugin: "print_in_call", run: print_in_call },
@@ -56,12 +55,6 @@ fn write_without_end(arena: &mut Arena) -> String {
 fn garbage(arena: &mut Arena) -> String {
     arena.admit("garbage");
     arena.fails(STRIKE, 500, "bad_encoding") + &arena.fails("look", 500, "bad_encoding")
-}
-
-fn garbage_from_construct(arena: &mut Arena) -> String {
-    arena.admit("garbage_from_construct");
-    let problem = arena.client.post("/v1/objects", &json!({ "behavior": "enemy.Enemy" })).problem(500, "bad_encoding");
-    format!("HTTP 500 bad_encoding: {}", problem["detail"].as_str().unwrap())
 }
 
 fn kept_context(arena: &mut Arena) -> String {

@@ -7,6 +7,7 @@ use crate::{
 
 pub(crate) const CASES: &[Case] = &[
     Case { plugin: "panic_in_self_test", run: |arena| arena.refused_enemy("panic_in_self_test") },
+    Case { plugin: "garbage_from_construct", run: |arena| arena.refused_enemy("garbage_from_construct") },
     Case { plugin: "other_tables", run: |arena| arena.refused_enemy("other_tables") },
 ];
 
