@@ -241,3 +241,107 @@ fn learn(faults: &mut BTreeSet<Fault>, fault: Fault) {
 fn knows(faults: &BTreeSet<Fault>, fault: &Fault) -> bool {
     faults.contains(fault) || faults.contains(&fault.clone().folded())
 }
+
+#[cfg(test)]
+mod tests {
+    use theseus_abi::abi_stable::std_types::RString;
+
+    use super::*;
+
+    const OLD: Digest = Digest::from_bytes([1; 32]);
+    const NEW: Digest = Digest::from_bytes([2; 32]);
+
+    fn refused(kind: &str) -> Failure {
+        Failure { kind: RString::from(kind), ..Failure::new(FailureCode::REFUSED, format!("because of {kind}")) }
+    }
+
+    /// What was counted of the new generation, as text, with how often.
+    fn counted(faults: &Faults) -> Vec<(String, u64)> {
+        let tallies = faults.tallies(NEW).expect("it is watched");
+        tallies.into_iter().map(|it| (it.fault.to_string(), it.count)).collect()
+    }
+
+    #[test]
+    fn what_the_old_generation_did_too_does_not_count() {
+        let faults = Faults::default();
+        assert!(faults.clock().is_none(), "nobody is watched");
+        faults.failed(OLD, &refused("overdraft"));
+        faults.failed(OLD, &Failure::new(FailureCode::PANICKED, "at sea"));
+        faults.watch(NEW, Some(OLD), BTreeSet::new(), 10);
+        assert!(faults.clock().is_some());
+        for _ in 0..3 {
+            faults.failed(NEW, &refused("overdraft"));
+            faults.failed(NEW, &refused("mutiny"));
+            faults.failed(NEW, &Failure::new(FailureCode::PANICKED, "at sea"));
+            faults.failed(NEW, &Failure::new(FailureCode::STORAGE, "the disk"));
+            faults.failed(OLD, &refused("late"));
+        }
+        assert_eq!(counted(&faults), [("panicked".to_owned(), 3), ("refused/mutiny".to_owned(), 3)]);
+        assert_eq!(faults.tallies(NEW).unwrap()[1].first, "because of mutiny");
+        faults.acquaint(NEW, [Fault::of("refused", "mutiny"), Fault::Panicked]);
+        faults.failed(NEW, &refused("mutiny"));
+        assert_eq!(counted(&faults), [("panicked".to_owned(), 3)], "a panic counts by any measure");
+        faults.unwatch(NEW);
+        assert!(faults.tallies(NEW).is_none() && faults.clock().is_none());
+    }
+
+    #[test]
+    fn a_new_plugin_answers_for_what_is_wrong_by_any_measure_only() {
+        let faults = Faults::default();
+        faults.watch(NEW, None, BTreeSet::new(), 10);
+        faults.failed(NEW, &refused("overdraft"));
+        faults.failed(NEW, &Failure::new(FailureCode::BAD_ARGUMENTS, "what?"));
+        faults.failed(NEW, &Failure::new(FailureCode::BAD_ENCODING, "garbage"));
+        faults.note(NEW, Fault::Overran, "60 ms");
+        faults.note(NEW, Fault::Migration, "object 7");
+        let expected = [("deadline".to_owned(), 1), ("migration".to_owned(), 1), ("bad_encoding".to_owned(), 1)];
+        assert_eq!(counted(&faults), expected);
+    }
+
+    #[test]
+    fn dropped_methods_are_missed() {
+        let faults = Faults::default();
+        faults.watch(NEW, Some(OLD), ["a.A.sail".to_owned()].into(), 10);
+        let failure = Failure::new(FailureCode::NO_SUCH_METHOD, "no such method");
+        assert!(faults.missing(NEW, "a.A", "sail", &failure));
+        assert!(!faults.missing(NEW, "a.A", "fly", &failure), "it never could");
+        assert!(!faults.missing(OLD, "a.A", "sail", &failure));
+        assert_eq!(counted(&faults), [("no_such_method/a.A.sail".to_owned(), 1)]);
+    }
+
+    #[test]
+    fn the_alarm_rings_at_the_first_error_and_beyond_the_budget() {
+        let faults = Faults::default();
+        faults.watch(NEW, Some(OLD), BTreeSet::new(), 2);
+        let rings = |number: u32| {
+            faults.failed(NEW, &refused("mutiny"));
+            assert_eq!(faults.alarm().try_recv().is_ok(), [1, 3, 4].contains(&number), "at error {number}");
+        };
+        (1..=4).for_each(rings);
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded() {
+        let faults = Faults::default();
+        for number in 0..10 * FAULTS_MAX {
+            faults.failed(OLD, &refused(&format!("kind {number}")));
+        }
+        faults.watch(NEW, Some(OLD), BTreeSet::new(), 10);
+        faults.failed(NEW, &refused("never heard of"));
+        assert_eq!(counted(&faults), [], "who says anything may say this");
+        faults.failed(NEW, &Failure::new(FailureCode::TOO_DEEP, "deep"));
+        for number in 0..10 * FAULTS_MAX {
+            let failure = Failure { kind: RString::from(format!("kind {number}")), ..refused("") };
+            faults.failed(NEW, &Failure { code: FailureCode::LIMIT_EXCEEDED, ..failure });
+        }
+        let counted = counted(&faults);
+        assert!(counted.len() <= FAULTS_MAX + 1, "{}", counted.len());
+        assert_eq!(counted.iter().map(|(_, count)| count).sum::<u64>(), 1 + 10 * FAULTS_MAX as u64);
+        for number in 0..=u8::MAX {
+            for other in 0..3 {
+                faults.failed(Digest::from_bytes([number ^ other << 4; 32]), &refused("any"));
+            }
+        }
+        assert!(faults.state().known.len() <= GENERATIONS_MAX);
+    }
+}

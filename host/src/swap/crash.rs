@@ -110,3 +110,37 @@ impl Swapper {
 pub fn substitutes(crashed: &[Crashed]) -> BTreeMap<Arc<str>, Option<Digest>> {
     crashed.iter().flat_map(|it| &it.backs).map(|back| (Arc::from(&*back.plugin), back.to)).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{exec::Moment, identity::Tid};
+
+    fn digest(number: u8) -> Digest {
+        Digest::from_bytes([number; 32])
+    }
+
+    #[test]
+    fn the_whole_swap_goes_after_one_death_too_many() {
+        let (mut memory, settings) = (Memory::default(), config::Plugins::default());
+        let at = |tid| Moment { tid: Tid(tid), time_us: 0, remembered: &[] };
+        memory.swapped(&at(5), &[("a".into(), Some(digest(1)), digest(2)), ("b".into(), None, digest(3))], Some(60));
+        memory.crashed();
+        memory.swapped(&at(9), &[("c".into(), Some(digest(4)), digest(5))], Some(60));
+        for _ in 0..settings.probation_crashes_max - 1 {
+            memory.crashed();
+            assert_eq!(crashed(&memory, &settings), []);
+        }
+        memory.crashed();
+        let [found] = &crashed(&memory, &settings)[..] else { panic!("one of the two swaps") };
+        let back = |plugin: &str, from, to| Back { plugin: plugin.into(), from, to };
+        assert_eq!(found.backs, [back("a", digest(2), Some(digest(1))), back("b", digest(3), None)]);
+        assert_eq!((found.cause.what, found.cause.swap), ("crashes", Tid(5)));
+        assert!(found.cause.quarantine.iter().eq(["a", "b"]), "who of them it was is not known");
+        let instead = substitutes(std::slice::from_ref(found));
+        assert_eq!(
+            instead.into_iter().map(|(name, it)| (name.to_string(), it)).collect::<Vec<_>>(),
+            [("a".to_owned(), Some(digest(1))), ("b".to_owned(), None)]
+        );
+    }
+}
