@@ -107,6 +107,22 @@ pub fn touch(directory: &Path) -> PathBuf {
     path
 }
 
+/// A library in C with the note of a plugin, whatever that says, and perhaps so many bytes where a root module would be; built
+/// into `directory`. Its initialiser is that of [`touch`].
+pub fn noted(directory: &Path, manifest: &str, root: Option<usize>) -> PathBuf {
+    let path = directory.join("noted.so");
+    let source = checkout().join("tests/plugins/noted.c");
+    // A manifest can be longer than an argument may be.
+    let header = directory.join("manifest.h");
+    let literal: String = manifest.bytes().map(|byte| format!("\\{byte:03o}")).collect();
+    std::fs::write(&header, format!("#define MANIFEST \"{literal}\"\n")).unwrap();
+    let mut compiler = Command::new("cc");
+    compiler.args(["-shared", "-fPIC", "-include"]).arg(&header).args(root.map(|bytes| format!("-DROOT={bytes}")));
+    let status = compiler.arg("-o").args([&path, &source]).status().unwrap();
+    assert!(status.success(), "cannot build {}", source.display());
+    path
+}
+
 /// Writes another text of the same length over each place where `old` stands, of which there has to be one.
 pub fn replace(bytes: &mut [u8], old: &str, new: &str) {
     assert_eq!(old.len(), new.len(), "nothing may move in the file");
@@ -125,6 +141,14 @@ pub fn set_machine(bytes: &mut [u8], machine: u16) {
     bytes[18..20].copy_from_slice(&machine.to_ne_bytes());
 }
 
+/// Where the header of the first section of this type stands in a 64-bit ELF file.
+pub fn section(bytes: &[u8], kind: u32) -> usize {
+    let sections = u64::from_ne_bytes(bytes[0x28..0x30].try_into().unwrap()) as usize;
+    let count = usize::from(u16::from_ne_bytes([bytes[0x3c], bytes[0x3d]]));
+    let is_wanted = |at: &usize| bytes[at + 4..at + 8] == kind.to_ne_bytes();
+    (0..count).map(|i| sections + i * 64).find(is_wanted).expect("there is such a section")
+}
+
 /// The dynamic tag of flags such as [`DF_1_NODELETE`].
 pub const DT_FLAGS_1: u64 = 0x6fff_fffb;
 /// A library that is never unloaded.
@@ -132,16 +156,25 @@ pub const DF_1_NODELETE: u64 = 8;
 /// An executable.
 pub const DF_1_PIE: u64 = 0x0800_0000;
 
+/// Where the header of the first segment of this type stands in a 64-bit ELF file.
+pub fn segment(bytes: &[u8], kind: u32) -> usize {
+    let segments = u64::from_ne_bytes(bytes[0x20..0x28].try_into().unwrap()) as usize;
+    let count = usize::from(u16::from_ne_bytes([bytes[0x38], bytes[0x39]]));
+    let is_wanted = |at: &usize| bytes[*at..at + 4] == kind.to_ne_bytes();
+    (0..count).map(|i| segments + i * 56).find(is_wanted).expect("there is such a segment")
+}
+
+/// Where a 64-bit ELF file's dynamic entry stands, which has to be there.
+pub fn dynamic_entry(bytes: &[u8], tag: u64) -> usize {
+    const PT_DYNAMIC: u32 = 2;
+    let word = |at: usize| u64::from_ne_bytes(bytes[at..at + 8].try_into().unwrap());
+    let table = word(segment(bytes, PT_DYNAMIC) + 8) as usize;
+    (0..).map(|i| table + i * 16).find(|at| word(*at) == tag).expect("there is such an entry")
+}
+
 /// Adds flags to a 64-bit ELF file's dynamic entry, which has to be there.
 pub fn add_dynamic_flags(bytes: &mut [u8], tag: u64, flags: u64) {
-    const PT_DYNAMIC: u32 = 2;
-    let word = |bytes: &[u8], at: usize| u64::from_ne_bytes(bytes[at..at + 8].try_into().unwrap());
-    let segments = word(bytes, 0x20) as usize;
-    let count = u16::from_ne_bytes(bytes[0x38..0x3a].try_into().unwrap()) as usize;
-    let is_dynamic = |at: &usize| bytes[*at..at + 4] == PT_DYNAMIC.to_ne_bytes();
-    let segment = (0..count).map(|i| segments + i * 56).find(is_dynamic).expect("there is a dynamic table");
-    let table = word(bytes, segment + 8) as usize;
-    let entry = (0..).map(|i| table + i * 16).find(|at| word(bytes, *at) == tag).expect("there is such an entry");
-    let flags = word(bytes, entry + 8) | flags;
-    bytes[entry + 8..entry + 16].copy_from_slice(&flags.to_ne_bytes());
+    let at = dynamic_entry(bytes, tag) + 8;
+    let flags = u64::from_ne_bytes(bytes[at..at + 8].try_into().unwrap()) | flags;
+    bytes[at..at + 8].copy_from_slice(&flags.to_ne_bytes());
 }

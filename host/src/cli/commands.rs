@@ -357,7 +357,7 @@ impl Session {
 
 impl super::SwapOptions {
     /// A request with these options added.
-    fn beside(&self, mut request: Json) -> Json {
+    pub(super) fn beside(&self, mut request: Json) -> Json {
         let Self { rehearse, irreversible, eager, quarantined } = *self;
         request["rehearse"] = json!(rehearse);
         request["irreversible"] = json!(irreversible);
@@ -411,7 +411,7 @@ fn parsed(what: &str, text: &str) -> Result<Json, Fault> {
     })
 }
 
-fn document(text: &str) -> Result<Json, Fault> {
+pub(super) fn document(text: &str) -> Result<Json, Fault> {
     serde_json::from_str(text)
         .map_err(|error| Fault::failed("bad_answer", format!("the host did not answer in JSON: {error}")))
 }

@@ -85,7 +85,16 @@ impl<'data> SharedLibrary<'data> {
         let malformed = Refusal::Malformed { problem: "its dynamic symbols lie outside of it" };
         let symbols: &[Sym64<NativeEndian>] = array(table, self.bytes).ok_or(malformed.clone())?;
         let strings = self.sections.get(table.sh_link(NativeEndian) as usize);
-        let strings = strings.and_then(|section| section.data(NativeEndian, self.bytes).ok()).ok_or(malformed)?;
+        let strings = strings.ok_or(malformed.clone())?;
+        // The dynamic linker goes by the dynamic table. What was found here must be what it will find.
+        if table.sh_addr(NativeEndian) != self.dynamic_word(elf::DT_SYMTAB)
+            || strings.sh_addr(NativeEndian) != self.dynamic_word(elf::DT_STRTAB)
+            || !self.is_mapped_as_it_stands(table)
+            || !self.is_mapped_as_it_stands(strings)
+        {
+            return Err(Refusal::Malformed { problem: "its sections and its dynamic table contradict each other" });
+        }
+        let strings = strings.data(NativeEndian, self.bytes).map_err(|_| malformed)?;
         let found = symbols.iter().find(|symbol| {
             let start = symbol.st_name(NativeEndian) as usize;
             !symbol.is_undefined(NativeEndian)
@@ -107,8 +116,9 @@ impl<'data> SharedLibrary<'data> {
 
     /// The names of the libraries that it needs.
     pub(super) fn needed(&self) -> Result<Vec<&'data [u8]>, Refusal> {
-        let names = self.dynamic_values(elf::DT_NEEDED).take(NEEDED_MAX + 1).map(|offset| self.dynamic_text(offset));
-        let names: Vec<_> = names.collect::<Result<_, _>>()?;
+        let texts = self.dynamic_texts()?;
+        let offsets = self.dynamic_values(elf::DT_NEEDED).take(NEEDED_MAX + 1);
+        let names = offsets.map(|offset| text_at(texts, offset)).collect::<Result<Vec<_>, _>>()?;
         if names.len() > NEEDED_MAX {
             return Err(Refusal::Malformed { problem: "it needs more libraries than a plugin may" });
         }
@@ -118,7 +128,7 @@ impl<'data> SharedLibrary<'data> {
     /// The folders, with colons between, in which it has the dynamic linker look for libraries.
     pub(super) fn runpath(&self) -> Result<Option<&'data [u8]>, Refusal> {
         let mut paths = self.dynamic_values(elf::DT_RUNPATH).chain(self.dynamic_values(elf::DT_RPATH));
-        paths.next().map(|offset| self.dynamic_text(offset)).transpose()
+        paths.next().map(|offset| text_at(self.dynamic_texts()?, offset)).transpose()
     }
 
     /// What the linker named this build, in hexadecimal.
@@ -152,18 +162,35 @@ impl<'data> SharedLibrary<'data> {
         entries.filter(move |entry| entry.d_tag(NativeEndian) == tag).map(|entry| entry.d_val(NativeEndian))
     }
 
-    /// A text of the dynamic table.
-    fn dynamic_text(&self, offset: u64) -> Result<&'data [u8], Refusal> {
-        let malformed = Refusal::Malformed { problem: "its dynamic table points to a text outside of it" };
-        let (address, size) = (self.dynamic_word(elf::DT_STRTAB), self.dynamic_word(elf::DT_STRSZ));
-        let table = self.segments.iter().filter(|segment| segment.p_type(NativeEndian) == elf::PT_LOAD);
-        let mut table =
-            table.filter_map(|segment| segment.data_range(NativeEndian, self.bytes, address, size).ok().flatten());
-        let text =
-            table.next().and_then(|table| table.get(usize::try_from(offset).ok()?..)).ok_or(malformed.clone())?;
-        let length = text.iter().take(TEXT_BYTES_MAX).position(|byte| *byte == 0).ok_or(malformed)?;
-        Ok(&text[..length])
+    /// The texts of the dynamic table; nothing if there are none.
+    fn dynamic_texts(&self) -> Result<&'data [u8], Refusal> {
+        match self.dynamic_word(elf::DT_STRTAB) {
+            0 => Ok(&[]),
+            address => self.mapped(address, self.dynamic_word(elf::DT_STRSZ)).ok_or(TEXT_OUTSIDE),
+        }
     }
+
+    /// Whether the dynamic linker would have a section in memory at the address that the section names.
+    fn is_mapped_as_it_stands(&self, section: &SectionHeader64<NativeEndian>) -> bool {
+        let mapped = self.mapped(section.sh_addr(NativeEndian), section.sh_size(NativeEndian));
+        let stands = section.data(NativeEndian, self.bytes).ok();
+        mapped.zip(stands).is_some_and(|(mapped, stands)| std::ptr::eq(mapped, stands))
+    }
+
+    /// What the dynamic linker would have in memory at this address.
+    fn mapped(&self, address: u64, size: u64) -> Option<&'data [u8]> {
+        let mut loaded = self.segments.iter().filter(|segment| segment.p_type(NativeEndian) == elf::PT_LOAD);
+        loaded.find_map(|segment| segment.data_range(NativeEndian, self.bytes, address, size).ok().flatten())
+    }
+}
+
+const TEXT_OUTSIDE: Refusal = Refusal::Malformed { problem: "its dynamic table points to a text outside of it" };
+
+/// The text that begins at an offset.
+fn text_at(texts: &[u8], offset: u64) -> Result<&[u8], Refusal> {
+    let text = usize::try_from(offset).ok().and_then(|offset| texts.get(offset..)).ok_or(TEXT_OUTSIDE)?;
+    let length = text.iter().take(TEXT_BYTES_MAX).position(|byte| *byte == 0).ok_or(TEXT_OUTSIDE)?;
+    Ok(&text[..length])
 }
 
 /// The file header, of the right kind for this machine.

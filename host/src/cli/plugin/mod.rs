@@ -1,7 +1,11 @@
 //! `theseus plugin ...`: for whoever writes, signs or judges plugin files. Most of it needs neither a host nor an identity.
 
+mod build;
+mod create;
+mod dev;
 mod inspect;
 mod sign;
+mod watch;
 
 use std::{
     io::{self, Write},
@@ -12,7 +16,7 @@ use clap::Subcommand;
 use serde::Serialize;
 
 use super::{
-    Global,
+    Global, SwapOptions,
     fault::{Exit, Fault},
 };
 use crate::{
@@ -24,6 +28,40 @@ use crate::{
 /// What can be done with plugin files.
 #[derive(Subcommand)]
 pub(super) enum PluginCommand {
+    /// Makes the crate of a new plugin: it builds, and passes its own test.
+    #[command(after_help = "\
+Examples:
+  theseus plugin new tariff
+  theseus plugin new ~/plugins/tariff --sdk ~/theseus/abi/plugin")]
+    New {
+        /// The folder to make; its last part is the plugin's name.
+        folder: PathBuf,
+        /// Where theseus-plugin lies, if it shall not come from a registry.
+        #[arg(long, value_name = "DIR")]
+        sdk: Option<PathBuf>,
+    },
+    /// Builds a plugin's crate with each change, swaps it into the running host, and shows objects that live on.
+    #[command(after_help = "\
+Examples:
+  theseus plugin dev                        the crate in this folder
+  theseus plugin dev tariff --show standard
+  theseus plugin dev tariff --once          builds and swaps, and does not watch")]
+    Dev {
+        /// The crate's folder.
+        #[arg(default_value = ".", value_name = "CRATE-DIR")]
+        folder: PathBuf,
+        /// Build with optimisations.
+        #[arg(long)]
+        release: bool,
+        /// Build and swap, and end; exits with 1 if it does not build, with 4 if it is refused.
+        #[arg(long)]
+        once: bool,
+        /// Show this object after each swap, instead of some with a behaviour of the plugin; may be repeated.
+        #[arg(long, value_name = "OBJECT")]
+        show: Vec<String>,
+        #[command(flatten)]
+        options: SwapOptions,
+    },
     /// Shows what a plugin file says about itself, without loading it.
     #[command(after_help = "\
 Examples:
@@ -64,6 +102,18 @@ Examples:
 /// Executes one of the commands.
 pub(super) fn execute(global: &Global, command: PluginCommand) -> Result<(), Fault> {
     match command {
+        PluginCommand::New { folder, sdk } => {
+            let created = create::create(&folder, sdk.as_deref())?;
+            print(global, &created, || {
+                format!(
+                    "plugin {} in {}; go on with: theseus plugin dev {}\n",
+                    created.name, created.folder, created.folder
+                )
+            })
+        }
+        PluginCommand::Dev { folder, release, once, show, options } => {
+            dev::dev(global, &dev::Dev { folder, release, once, show, options })
+        }
         PluginCommand::Inspect { file } => {
             let view = examine::examine(&file, &rules(global)?);
             if view.digest.is_none() {

@@ -1,9 +1,11 @@
 //! The whole way of a plugin, with real files: inspected, loaded, called, retired.
 
 mod boundary;
+mod hostile;
 mod inspect;
 mod leaving;
 mod life;
+mod trust;
 
 #[path = "../../../../tests/plugins/fixtures.rs"]
 mod fixtures;
