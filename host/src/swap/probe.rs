@@ -5,8 +5,8 @@
 //! at which it happened, and the host never notices.
 //!
 //! What refuses: the end of the process, a deadline, a panic, malformed answers, a failed self test, a thread that is left
-//! without the capability for it, and a migration that fails for each sample of a schema version. What is only told:
-//! single objects that do not migrate (they stay as they are), slots that are lost on the way back, and what would keep the
+//! without the capability for it, and a migration that cannot make sense of any sample of a schema version. What is only told:
+//! objects that do not migrate otherwise (they stay as they are), slots that are lost on the way back, and what would keep the
 //! library in memory after it was replaced.
 
 mod samples;

@@ -121,7 +121,7 @@ impl Trial<'_> {
         let all = samples.objects.len();
         for (tally, what) in [(forward, "do not migrate"), (back, "cannot be turned back")] {
             let Some((example, stage)) = tally.first else { continue };
-            if tally.count == all {
+            if tally.count == all && !tally.by_its_own_rules {
                 return Err(refused(&stage, format!("so it is with each of {all} objects tried: {example}")));
             }
             let (name, count) = (behavior.name(), tally.count);
@@ -173,6 +173,8 @@ impl Trial<'_> {
 #[derive(Default)]
 struct Tally {
     count: usize,
+    /// Whether the behaviour said no to one of them by its own rules, and thus knew what it was given.
+    by_its_own_rules: bool,
     /// What happened, and at which stage.
     first: Option<(String, String)>,
 }
@@ -184,6 +186,7 @@ impl Tally {
             return Err(refused(stage, failure.to_string()));
         }
         self.count += 1;
+        self.by_its_own_rules |= failure.code == FailureCode::REFUSED;
         self.first.get_or_insert_with(|| (failure.to_string(), stage.to_owned()));
         Ok(())
     }
