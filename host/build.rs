@@ -2,7 +2,7 @@
 //!
 //! The dynamic linker looks a plugin's references up in the executable first, but only among the symbols that it exports.
 
-/// The hooks. A test compares this list with the one in the code.
+/// The hooks. Without one of them the host finds that none is in force, and unloads nothing.
 const HOOKS: &[&str] =
     &["__cxa_thread_atexit_impl", "pthread_create", "pthread_key_create", "pthread_key_delete", "pthread_setspecific"];
 

@@ -136,6 +136,9 @@ section! {
         probation_errors_max: u64 = 10, None;
         /// How often the host may die while a plugin is on probation.
         probation_crashes_max: u64 = 2, None;
+        /// How many replaced plugins that cannot be unloaded may stay in memory. Beyond that a swap is refused, and the plan asks
+        /// for a restart cycle.
+        pinned_max: usize = 16, Some(1);
         /// How many objects one step of the migration in the background looks at.
         migration_objects_max: usize = 64, Some(1);
         /// How long one step of the migration in the background may keep commands waiting, in microseconds. An object that has

@@ -74,9 +74,9 @@
 //!
 //! # What a plugin should leave alone
 //!
-//! The host unloads a plugin when it is replaced. A `thread_local!` with a destructor, a thread that is still running and a
-//! signal handler keep it loaded. `std::thread::current()` and `spawn` use up a process-wide key. Statics are never dropped:
-//! what they hold is freed by the function that `plugin!` names as `retire`.
+//! The host unloads a plugin when it is replaced, and has thread-locals destroyed before. A thread that is still running and a
+//! signal handler keep it loaded. A destructor of a thread-local that panics ends the process. Statics are never dropped: what
+//! they hold is freed by the function that `plugin!` names as `retire`, and [`Counting`] tells the host what was not.
 
 mod behavior;
 mod context;

@@ -56,7 +56,8 @@ pub(super) fn plugins(document: &Json) -> String {
         ]
     });
     let migrations: Vec<&Json> = items(plugins).flat_map(|plugin| items(&plugin["migrations"])).collect();
-    table(["PLUGIN", "VERSION", "DIGEST", "BEHAVIORS", "STATE"], rows) + &progress_of(&migrations) + &trials(document)
+    let table = table(["PLUGIN", "VERSION", "DIGEST", "BEHAVIORS", "STATE"], rows);
+    table + &progress_of(&migrations) + &leaks(&document["gone"]) + &trials(document)
 }
 
 /// What became and becomes of swaps.
@@ -86,6 +87,16 @@ fn trials(document: &Json) -> String {
         _ = writeln!(out, "in quarantine: {plugin} {digest} since transaction {}: {reason}", it["tid"]);
     }
     if out.is_empty() { out } else { format!("\n{out}") }
+}
+
+/// What was leaked by plugins that were unloaded.
+fn leaks(gone: &Json) -> String {
+    let mut out = String::new();
+    for plugin in items(gone).filter(|plugin| plugin["leaked_bytes"].as_u64().is_some_and(|bytes| bytes > 0)) {
+        let (name, unloaded, bytes) = (plain(&plugin["name"]), &plugin["unloaded"], &plugin["leaked_bytes"]);
+        _ = writeln!(out, "{name}: {unloaded} replaced and unloaded since the start; {bytes} bytes were never freed");
+    }
+    out
 }
 
 /// Objects that have not migrated as yet.

@@ -28,7 +28,9 @@ pub fn answer(answer: &Answer) -> Json {
         Answer::Status(view) => status(view),
         Answer::Plugins(view) => {
             let plugins: Vec<Json> = view.plugins.iter().map(plugin).collect();
-            with_trials(json!({ "plugins": plugins, "unloaded": view.unloaded }), &view.trials)
+            let gone = |(name, generations, leaked): &(String, u64, Option<u64>)| json!({ "name": name, "unloaded": generations, "leaked_bytes": leaked });
+            let gone: Vec<Json> = view.gone.iter().map(gone).collect();
+            with_trials(json!({ "plugins": plugins, "unloaded": view.unloaded, "gone": gone }), &view.trials)
         }
         Answer::Plan(view) => plan(view),
         Answer::Swapped(view) => swap(view),

@@ -166,6 +166,8 @@ pub struct PluginsView {
     pub plugins: Vec<PluginView>,
     /// How many replaced generations were unloaded since the host started.
     pub unloaded: u64,
+    /// How many of them each plugin had, and the bytes that they leaked if it counts them.
+    pub gone: Vec<(String, u64, Option<u64>)>,
     pub trials: TrialsView,
 }
 

@@ -68,8 +68,8 @@ pub fn perform(home: &Home, action: Action) -> Result<Answer, ActionError> {
         Action::History { object, from, limit } => views::history(&mut reader, object.as_ref(), from, limit),
         Action::Plugins => Ok(Answer::Plugins(PluginsView {
             plugins: plugins(home, &resume.generations),
-            unloaded: 0,
             trials: trials()?,
+            ..PluginsView::default()
         })),
         Action::Status => Ok(Answer::Status(StatusView {
             identity: identity.id().to_string(),

@@ -86,18 +86,26 @@ impl Operator {
         if let [folder] = paths
             && folder.is_dir()
         {
-            let bundle = read_bundle(folder)?;
-            return Ok(match restart_reasons(&bundle) {
-                reasons if reasons.is_empty() => self.plan_files(&plugin_paths(&bundle)),
-                reasons => bare_plan(PlanKind::Restart, reasons),
-            });
+            return Ok(self.plan_bundle(&read_bundle(folder)?));
         }
         Ok(self.plan_files(paths))
     }
 
+    fn plan_bundle(&self, bundle: &Bundle) -> PlanView {
+        match restart_reasons(bundle) {
+            reasons if reasons.is_empty() => self.plan_files(&plugin_paths(bundle)),
+            reasons => bare_plan(PlanKind::Restart, reasons),
+        }
+    }
+
     fn plan_files(&self, paths: &[PathBuf]) -> PlanView {
         match self.swapper.foresee(paths) {
-            Ok(plan) => plan_view(&plan),
+            Ok(plan) => match (plan_view(&plan), self.swapper.room(&plan)) {
+                (view @ PlanView { kind: PlanKind::Swap, .. }, Err(full)) => {
+                    PlanView { kind: PlanKind::Restart, reasons: vec![full.to_string()], ..view }
+                }
+                (view, _) => view,
+            },
             Err(error) => bare_plan(PlanKind::Refused, vec![error.to_string()]),
         }
     }
@@ -165,7 +173,7 @@ impl Operator {
         options: &SwapOptions,
     ) -> Result<AppliedView, ActionError> {
         let bundle = read_bundle(folder)?;
-        if restart_reasons(&bundle).is_empty() {
+        if self.plan_bundle(&bundle).kind != PlanKind::Restart {
             return self.swap(&plugin_paths(&bundle), options).map(AppliedView::Swapped);
         }
         if let Some(id) = self.update_under_way() {
@@ -248,8 +256,10 @@ impl Operator {
 
     /// The plugins of this host.
     pub(super) fn plugins_view(&self) -> PluginsView {
-        let unloaded = self.swapper.retirement.report().unloaded();
-        PluginsView { plugins: self.plugins(), unloaded, trials: self.trials() }
+        let report = self.swapper.retirement.report();
+        let unloaded = report.unloaded();
+        let gone = report.gone.into_iter().map(|(name, gone)| (name, gone.generations, gone.leaked_bytes));
+        PluginsView { plugins: self.plugins(), unloaded, gone: gone.collect(), trials: self.trials() }
     }
 
     /// The plugins in force and the replaced ones that are still loaded.
@@ -377,6 +387,7 @@ fn swap_error(failure: &SwapError) -> ActionError {
         | SwapError::Probe { .. } => views::error(codes::PLUGIN_REFUSED, failure.to_string()),
         SwapError::Plan { .. }
         | SwapError::Irreversible { .. }
+        | SwapError::Full(_)
         | SwapError::Unfinished { .. }
         | SwapError::MigrationInterrupted { .. } => views::error(codes::PLAN_REFUSED, failure.to_string()),
         SwapError::Memory(_) => views::error(FailureCode::STORAGE.name(), failure.to_string()),

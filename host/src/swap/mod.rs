@@ -34,7 +34,7 @@ pub use self::{
     plan::{Change, MigratedBy, Migration, Plan, Problem, plan},
     probation::Probation,
     probe::{Known, ProbeFailure, Probed, Tried},
-    retire::{Gone, Report, RetiredView, Retirement, Whereabouts},
+    retire::{Full, Gone, Report, RetiredView, Retirement, Whereabouts},
     rollback::{Back, Cause, RollbackError, TakenBack},
 };
 use crate::{
@@ -112,6 +112,9 @@ pub enum SwapError {
     /// What the host remembers cannot be read.
     #[error(transparent)]
     Memory(#[from] StorageError),
+    /// There are too many plugins in memory that cannot be unloaded.
+    #[error(transparent)]
+    Full(#[from] Full),
     /// The file could not be kept for the next start.
     #[error(transparent)]
     Keep(#[from] KeepError),
@@ -234,6 +237,18 @@ impl Swapper {
         Ok(plan)
     }
 
+    /// Whether the plugins that a plan replaces may stay in memory, if it comes to that.
+    ///
+    /// # Errors
+    ///
+    /// If there are too many already.
+    pub fn room(&self, plan: &Plan) -> Result<(), Full> {
+        if plan.changes.iter().all(|change| change.from.is_none()) {
+            return Ok(());
+        }
+        self.retirement.room(self.settings.pinned_max)
+    }
+
     fn plan(&self, candidates: &[Candidate], removed: &[Arc<str>]) -> Result<Plan, Refusal> {
         let (offers, removed) = (inspections(candidates), removed.to_vec());
         let (sender, receiver) = mpsc::channel();
@@ -265,6 +280,7 @@ impl Swapper {
         if !one_way.is_empty() && !options.irreversible {
             return Err(SwapError::Irreversible { plugins: one_way });
         }
+        self.room(&foreseen)?;
         stages.end("plan");
         sort_providers_first(&mut candidates, |candidate| &candidate.inspection);
         candidates.retain(|candidate| foreseen.changes.iter().any(|change| change.to == candidate.inspection.digest));

@@ -44,6 +44,19 @@ pub struct Report {
     pub strays: usize,
 }
 
+/// So many replaced plugins are still in memory that no other should be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error(
+    "{pinned} plugins that are not used any more cannot be unloaded, and plugins.pinned_max is {pinned_max}: a restart cycle is \
+     needed, which `theseus apply BUNDLE` asks for; `theseus plugins` has the reasons"
+)]
+pub struct Full {
+    /// How many.
+    pub pinned: usize,
+    /// How many may be.
+    pub pinned_max: usize,
+}
+
 /// What was unloaded of one plugin.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Gone {
@@ -124,6 +137,16 @@ impl Retirement {
     pub fn report(&self) -> Report {
         let state = lock(&self.state);
         Report { retired: state.retired.values().cloned().collect(), gone: state.gone.clone(), strays: state.strays }
+    }
+
+    /// Whether one more generation may be replaced.
+    ///
+    /// # Errors
+    ///
+    /// If as many plugins as that stay in memory.
+    pub fn room(&self, pinned_max: usize) -> Result<(), Full> {
+        let pinned = self.report().pinned();
+        if pinned >= pinned_max { Err(Full { pinned, pinned_max }) } else { Ok(()) }
     }
 
     /// Ends the thread. Generations that are still in use stay loaded.

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use theseus_plugin::prelude::*;
+use theseus_plugin::{Counting, prelude::*};
 
 /// A book of accounts.
 #[behavior(version = 1)]
@@ -145,4 +145,8 @@ fn added(balance: i64, amount: i64) -> Result<i64> {
     sum.ok_or_else(|| Error::refused("overflow", format!("{balance} and {amount} are more than a balance can hold")))
 }
 
-plugin! { name: "ledger", behaviors: [Ledger, Account] }
+/// Counts, so that the host can tell when an account book leaks.
+#[global_allocator]
+static ALLOCATOR: Counting = Counting::new();
+
+plugin! { name: "ledger", behaviors: [Ledger, Account], allocator: ALLOCATOR }

@@ -134,11 +134,6 @@ fn what_cannot_go_is_kept_and_named() {
     }
 }
 
-/// How many mappings of plugin images there are.
-fn images() -> usize {
-    std::fs::read_to_string("/proc/self/maps").unwrap().lines().filter(|line| line.contains("memfd:theseus:")).count()
-}
-
 #[test]
 fn two_thousand_generations_leave_nothing_behind() {
     in_own_process(module_path!(), "two_thousand_cycles", &[]);

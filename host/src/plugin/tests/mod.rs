@@ -131,3 +131,8 @@ fn in_own_process(module: &str, test: &str, environment: &[(&str, &Path)]) {
 fn open_files() -> usize {
     Path::new("/proc/self/fd").read_dir().unwrap().count()
 }
+
+/// How many mappings of plugin images there are.
+fn images() -> usize {
+    std::fs::read_to_string("/proc/self/maps").unwrap().lines().filter(|line| line.contains("memfd:theseus:")).count()
+}

@@ -29,7 +29,8 @@ include!(concat!(env!("OUT_DIR"), "/manifest.rs"));
 static NOTE: Note<{ MANIFEST.len() }> = Note::new(MANIFEST);
 
 /// How the plugin starts and ends: `well`, or `init` (does not start), `name` (its tables are not those of the manifest),
-/// `json` (its description is not JSON), `hold` (cannot let go when it is retired).
+/// `json` (its description is not JSON), `hold` (cannot let go when it is retired), `lose` (does not start, and leaves a thread-local
+/// and a thread that runs for half a second).
 static MODE: [u8; 17] = *b"fixture-mode=well";
 
 fn mode() -> [u8; 4] {
@@ -79,13 +80,19 @@ fn host() -> HostTableRef {
 
 #[export_root_module]
 pub fn root() -> PluginRootRef {
-    static ROOT: WithMetadata<PluginRoot> = WithMetadata::new(PluginRoot { init, behaviors, self_test, retire, allocated });
+    static ROOT: WithMetadata<PluginRoot> =
+        WithMetadata::new(PluginRoot { init, behaviors, self_test, retire, allocated });
     PluginRootRef(ROOT.static_as_prefix())
 }
 
 extern "C" fn init(table: HostTableRef) -> RResult<(), Failure> {
     if mode() == *b"init" {
         return RResult::RErr(Failure::new(FailureCode::REFUSED, "asked not to start"));
+    }
+    if mode() == *b"lose" {
+        WITH_DESTRUCTOR.with_borrow_mut(|bytes| bytes.push(1));
+        std::thread::spawn(|| std::thread::sleep(std::time::Duration::from_millis(500)));
+        return RResult::RErr(Failure::new(FailureCode::REFUSED, "lost a thread"));
     }
     let _ = HOST.set(table);
     // Outside calls nothing but the log can be reached.

@@ -1,5 +1,5 @@
 //! A plugin that leaves behind whatever it is asked to. Where a test has to see what becomes of it, the plugin gets the address of
-//! a number in the test's process, and adds one to it.
+//! a number in the test's process, and adds one to it; 0 stands for none.
 
 use std::{
     cell::RefCell,
@@ -26,7 +26,9 @@ impl Number {
     }
 
     fn count(self) {
-        self.get().fetch_add(1, Ordering::SeqCst);
+        if self.0 != 0 {
+            self.get().fetch_add(1, Ordering::SeqCst);
+        }
     }
 }
 
@@ -41,12 +43,14 @@ impl Drop for Litter {
     }
 }
 
-/// Leaves another thread-local when it is destroyed.
+/// Leaves another thread-local when it is destroyed, unless that one was destroyed before.
 struct Chain(Number);
 
 impl Drop for Chain {
     fn drop(&mut self) {
-        LITTER.with_borrow_mut(|litter| litter.push(Litter { _weight: vec![0; 100], number: self.0 }));
+        let litter = Litter { _weight: vec![0; 100], number: self.0 };
+        // What cannot be left counts at once.
+        _ = LITTER.try_with(|left| left.borrow_mut().push(litter));
     }
 }
 
@@ -119,6 +123,11 @@ impl Leaver {
                 std::thread::sleep(std::time::Duration::from_millis(1));
             }
         });
+    }
+
+    /// Leaves a thread that ends after some time.
+    pub fn leave_thread_for_ms(&self, ms: u64) {
+        std::thread::spawn(move || std::thread::sleep(std::time::Duration::from_millis(ms)));
     }
 
     /// Leaves a key with a value that is destroyed three times.
