@@ -2,12 +2,17 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use std::{fs, path::PathBuf, thread, time::Duration};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    thread,
+    time::Duration,
+};
 
 use theseus_tests::{Home, Host, Json, artifacts, fixtures, home::document, json, load::Load, process, until};
 
 /// Copies of a plugin, each of which is another file to the host.
-fn variants(home: &Home, file: &PathBuf, count: usize) -> Vec<PathBuf> {
+fn variants(home: &Home, file: &Path, count: usize) -> Vec<PathBuf> {
     let variant = |number| {
         let copy = home.beside(&format!("variant-{number}.so"));
         artifacts::altered_copy(file, &copy, &format!("variant {number}"));
