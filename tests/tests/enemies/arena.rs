@@ -1,6 +1,10 @@
 //! A host that enemies are brought into while a client works, and that has to be unharmed in the end.
 
-use std::{fs, net::SocketAddr, path::Path};
+use std::{
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
 
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use theseus_tests::{
@@ -41,6 +45,7 @@ impl Arena {
         let host = Host::start_with(&home, |command| {
             *command = plain_command();
             command.current_dir(home.path()).args(["--home", ".", "run"]);
+            command.env("THESEUS_FIXTURE_TOUCH", home.beside("touched"));
         });
         let address = host.address();
         Arena::begin(home, address, Server::Alone(host), 1)
@@ -85,6 +90,11 @@ impl Arena {
         fs::read_to_string(log_file(&self.home)).unwrap()
     }
 
+    /// The file that enemies make that get to it.
+    pub(crate) fn touched(&self) -> PathBuf {
+        self.home.beside("touched")
+    }
+
     /// Waits until the host was started again.
     pub(crate) fn restarted(&mut self) {
         self.incarnation += 1;
@@ -100,7 +110,7 @@ impl Arena {
             (status["incarnation"].clone(), arena.plugins("active"), process::plugin_images(arena.host()))
         };
         let before = look(self);
-        let message = self.home.cli(&["swap", file.to_str().unwrap()]).failed(4);
+        let message = self.home.cli(&["swap", "--irreversible", file.to_str().unwrap()]).failed(4);
         assert_eq!(look(self), before, "{} was refused and has changed something", file.display());
         message
     }
@@ -146,6 +156,12 @@ impl Arena {
         until_some("the replaced plugins to be gone or pinned", || {
             self.plugins("draining").is_empty().then(|| self.plugins("pinned"))
         })
+    }
+
+    /// Whether the well-behaved plugin is in force.
+    pub(crate) fn is_relieved(&mut self) -> bool {
+        let well = blake3::hash(&fs::read(fixtures::enemy("well")).unwrap()).to_string();
+        self.plugins("active").iter().any(|plugin| plugin["digest"] == well.as_str())
     }
 
     /// Puts the well-behaved plugin in force, if it is not.

@@ -1,6 +1,6 @@
 //! Enemies whose message fails alone, or that do nothing but what they may.
 
-use theseus_tests::{Home, Host, artifacts, fixtures, json};
+use theseus_tests::{Home, Host, artifacts, fixtures, json, until};
 
 use crate::{
     arena::{Arena, STRIKE},
@@ -31,7 +31,18 @@ fn a_message_that_goes_wrong_fails_alone() {
 
 fn panic_in_call(arena: &mut Arena) -> String {
     arena.admit("panic_in_call");
-    arena.fails(STRIKE, 500, "panicked") + &arena.fails("look", 500, "panicked")
+    let before = arena.log().len();
+    let shown = arena.fails(STRIKE, 500, "panicked") + &arena.fails("look", 500, "panicked");
+    shown + &taken_back(arena, before, |arena| _ = arena.send("look"))
+}
+
+/// Has an enemy fail until it is taken back; what is said to that.
+fn taken_back(arena: &mut Arena, before: usize, mut strike: impl FnMut(&mut Arena)) -> String {
+    until("the enemy to be taken back", || {
+        strike(arena);
+        arena.is_relieved()
+    });
+    arena.logged(before, "was taken back")
 }
 
 fn panic_with_a_bomb(arena: &mut Arena) -> String {
@@ -41,10 +52,10 @@ fn panic_with_a_bomb(arena: &mut Arena) -> String {
 
 fn endless_sends(arena: &mut Arena) -> String {
     arena.admit("endless_sends");
-    let before = arena.client.get("/v1/status").ok()["objects"].clone();
+    let (before, objects) = (arena.log().len(), arena.client.get("/v1/status").ok()["objects"].clone());
     let shown = arena.fails(STRIKE, 422, "too_deep");
-    assert_eq!(arena.client.get("/v1/status").ok()["objects"], before, "no object is left of it");
-    shown
+    assert_eq!(arena.client.get("/v1/status").ok()["objects"], objects, "no object is left of it");
+    shown + &taken_back(arena, before, |arena| _ = arena.send(STRIKE))
 }
 
 fn write_without_end(arena: &mut Arena) -> String {
@@ -54,7 +65,9 @@ fn write_without_end(arena: &mut Arena) -> String {
 
 fn garbage(arena: &mut Arena) -> String {
     arena.admit("garbage");
-    arena.fails(STRIKE, 500, "bad_encoding") + &arena.fails("look", 500, "bad_encoding")
+    let before = arena.log().len();
+    let shown = arena.fails(STRIKE, 500, "bad_encoding") + &arena.fails("look", 500, "bad_encoding");
+    shown + &taken_back(arena, before, |arena| _ = arena.send(STRIKE))
 }
 
 fn kept_context(arena: &mut Arena) -> String {

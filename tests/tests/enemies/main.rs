@@ -9,7 +9,9 @@ mod refused;
 mod staying;
 mod table;
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, fs};
+
+use theseus_tests::artifacts;
 
 #[test]
 fn every_enemy_has_one_row_and_every_row_an_enemy_that_is_fought() {
@@ -20,4 +22,9 @@ fn every_enemy_has_one_row_and_every_row_an_enemy_that_is_fought() {
     let described: BTreeSet<String> = rows.iter().cloned().collect();
     assert_eq!(described.len(), rows.len(), "an enemy has two rows");
     assert_eq!(described, fought);
+    let examples = fs::read_dir(artifacts::checkout().join("tests/plugins/enemies/examples")).unwrap();
+    for example in examples.map(|entry| entry.unwrap().path()) {
+        let name = example.file_stem().unwrap().to_str().unwrap();
+        assert!(fought.contains(name), "nobody fights `{name}`");
+    }
 }

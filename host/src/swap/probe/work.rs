@@ -27,6 +27,10 @@ pub(in crate::swap) fn work(task: &Task, desk: &mut Desk) -> Report {
         Ok(generation) => {
             desk.doing("retire");
             let mut leaving = Leaving::begin(generation);
+            // If it never comes back, the time for all this ends, and then this is what it did.
+            while let Err(PinReason::Retiring) = leaving.unload() {
+                thread::sleep(Duration::from_millis(1));
+            }
             desk.doing("unload");
             if let Err(reason) = unload(&mut leaving) {
                 report.warnings.push(format!("once replaced, it would stay in memory: {reason}"));
