@@ -65,6 +65,11 @@ impl History {
         Ok(Head { tid: header.last, hash: RecordHash(*hash.as_bytes()) })
     }
 
+    /// Forgets what was mapped to read it.
+    pub(super) fn let_go_of_pages(&self) {
+        self.env.let_go_of_pages();
+    }
+
     pub(super) fn read(&self) -> Result<HistoryView, StorageError> {
         Ok(HistoryView { txn: self.env.read()?, env: self.env.clone() })
     }

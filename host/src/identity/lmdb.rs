@@ -9,7 +9,11 @@
 //! - no `WRITEMAP`: a full disk is an error and not a signal, and a stray write from a plugin faults instead of corrupting;
 //! - the directory is synced after the files are made.
 
-#![allow(unsafe_code, reason = "a read transaction and the environment it borrows are kept together in one value")]
+#![allow(
+    unsafe_code,
+    reason = "a read transaction and the environment it borrows are kept together in one value, and the pages of LMDB's mapping can \
+              be let go of by their address only"
+)]
 
 use std::{
     collections::BTreeSet,
@@ -249,6 +253,42 @@ impl Env {
         Ok(WriteTxn { txn, env: self })
     }
 
+    /// Takes the pages of the file that were read so far out of this process's memory; they stay in the system's cache, and whoever
+    /// reads one again gets it from there. Otherwise a process that appends for long would seem to have grown by all that it ever
+    /// looked at. Where that cannot be done, nothing happens.
+    pub(super) fn let_go_of_pages(&self) {
+        #[cfg(target_os = "linux")]
+        if let Some((start, length)) = self.mapping() {
+            let start = std::ptr::without_provenance_mut(start);
+            // SAFETY: this is LMDB's own mapping of its data file: it lasts as long as the environment, which `self` keeps open, and
+            // never moves, since nobody changes the map's size. It is a shared, read-only mapping, so nothing is lost with its
+            // pages: the next access, on whatever thread, maps the same page of the same file again.
+            _ = unsafe { rustix::mm::madvise(start, length, rustix::mm::Advice::LinuxDontNeed) };
+        }
+    }
+
+    /// Where the data file is mapped: the address and the length.
+    #[cfg(target_os = "linux")]
+    fn mapping(&self) -> Option<(usize, usize)> {
+        use std::os::unix::fs::MetadataExt;
+
+        let inode = fs::metadata(self.0.path.join("data.mdb")).ok()?.ino().to_string();
+        let path = self.0.path.join("data.mdb").canonicalize().ok()?;
+        let maps = fs::read_to_string("/proc/self/maps").ok()?;
+        // proc_pid_maps(5): start-end permissions offset device inode path
+        maps.lines().find_map(|line| {
+            let mut fields = line.split_ascii_whitespace();
+            let (start, end) = fields.next()?.split_once('-')?;
+            let (permissions, offset, _, found) = (fields.next()?, fields.next()?, fields.next()?, fields.next()?);
+            let is_ours = permissions == "r--s" && found == inode && line.ends_with(path.to_str()?);
+            if !is_ours || offset.bytes().any(|digit| digit != b'0') {
+                return None;
+            }
+            let (start, end) = (usize::from_str_radix(start, 16).ok()?, usize::from_str_radix(end, 16).ok()?);
+            Some((start, end - start))
+        })
+    }
+
     pub(super) fn damaged(&self, place: impl Into<String>, problem: impl Into<String>) -> StorageError {
         StorageError::Damaged { path: self.0.path.clone(), place: place.into(), problem: problem.into() }
     }
@@ -439,5 +479,51 @@ fn count(txn: &impl Transaction, env: &Env, db: Db) -> Result<u64, StorageError>
     match code {
         0 => Ok(stat.ms_entries as u64),
         code => Err(failed(env.path(), lmdb::Error::from_err_code(code))),
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    const VALUES: Db = Db(0);
+
+    /// How much of an environment's file is in this process's memory, in kB.
+    fn resident_kb(env: &Env) -> u64 {
+        let (start, length) = env.mapping().expect("the file is mapped");
+        let smaps = fs::read_to_string("/proc/self/smaps").unwrap();
+        let from = smaps.find(&format!("{start:x}-{:x} ", start + length)).expect("the mapping is listed");
+        let resident = smaps[from..].lines().find_map(|line| line.strip_prefix("Rss:")).expect("it has a size");
+        resident.trim().strip_suffix(" kB").unwrap().parse().unwrap()
+    }
+
+    #[test]
+    fn pages_that_were_let_go_can_be_read_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let options = EnvOptions {
+            path: folder.path(),
+            map_bytes: 64 << 20,
+            databases: &["values"],
+            create: true,
+            read_only: false,
+            random_reads: false,
+        };
+        let env = Env::open(&options).unwrap();
+        for number in 0..100_u8 {
+            let mut txn = env.write().unwrap();
+            txn.append(VALUES, &[number], &[&[number; 50_000]]).unwrap();
+            txn.commit().unwrap();
+        }
+        let read_all = || {
+            let txn = env.read().unwrap();
+            (0..100_u8).all(|number| txn.get(VALUES, &[number]).unwrap() == Some(&[number; 50_000][..]))
+        };
+        assert!(read_all());
+        let before = resident_kb(&env);
+        assert!(before > 4_000, "{before} kB");
+        env.let_go_of_pages();
+        let after = resident_kb(&env);
+        assert!(after < before / 10, "{before} kB before, {after} kB after");
+        assert!(read_all(), "the file has it still");
     }
 }

@@ -296,6 +296,8 @@ impl Identity {
     pub fn checkpoint(&self, plan: CheckpointPlan) -> Result<(), StorageError> {
         let result = self.advance_table(plan);
         self.checkpointing.store(false, Ordering::Release);
+        // Every record that was appended since was mapped too.
+        self.history.let_go_of_pages();
         result
     }
 

@@ -23,8 +23,8 @@ const COUNTERS: usize = 16;
 const OBJECTS_AT_ONCE: u64 = 50_000;
 /// The first requests of a run meet cold connections and are left out.
 const WARM_UP: Duration = Duration::from_millis(500);
-/// How long the replaced plugins may take to go.
-const SETTLE_WAIT: Duration = Duration::from_secs(10);
+/// How long the replaced plugins may take to go, with a million objects that one of them still has to migrate.
+const SETTLE_WAIT: Duration = Duration::from_secs(120);
 /// How often runs with and without swaps take turns, so that a machine that slows down slows both.
 const ROUNDS: u32 = 3;
 /// What the flip of an idle host is measured over, after some that are not counted.
@@ -176,15 +176,18 @@ fn population(bench: &Bench, files: &Files, objects: u64, tell: &mut dyn FnMut(V
     clients(&format!("{run}_clients"), &without, Sorted::new(round.with), tell);
     clients(&format!("{run}_clients_during"), &without, Sorted::new(round.during), tell);
 
-    // One swap to another schema: what was touched first migrates at once, the rest in the background.
-    let mut next = std::iter::once(&files.next);
+    // To another schema and back again: what clients touch migrates at once, the rest in the background.
     let aftermath = seconds.saturating_sub(WARM_UP * 2);
-    let (requests, swaps) = loaded(bench, &mut vessel, seconds, Some(&mut next))?;
-    let run = format!("{run}_migrating");
-    stages(&run, &swaps, tell);
-    let after = Sorted::new(latencies(&requests, during(&swaps, aftermath)));
-    clients(&format!("{run}_clients_during"), &without, after, tell);
-    vessel.settle(SETTLE_WAIT)?;
+    for (direction, file) in [("forwards", &files.next), ("back", &files.same[0])] {
+        let mut once = std::iter::once(file);
+        let (requests, swaps) = loaded(bench, &mut vessel, seconds, Some(&mut once))?;
+        let run = format!("{run}_migrating_{direction}");
+        stages(&run, &swaps, tell);
+        let after = Sorted::new(latencies(&requests, during(&swaps, aftermath)));
+        clients(&format!("{run}_clients_during"), &without, after, tell);
+    }
+    let left_over = vessel.settle(SETTLE_WAIT)?.values().sum::<u64>();
+    tell(json!({ "name": format!("swap_{run}_left_in_memory"), "value": left_over, "unit": "plugins" }));
     vessel.stop_and_verify(&bench.theseus).map(drop)
 }
 

@@ -86,8 +86,10 @@ pub struct SoakReport {
     pub last: Resources,
     /// Times that threads were touched by a plugin that leaves something on them; none if that was not asked for.
     pub touched: Option<u64>,
-    /// Growth of the process's own memory, in bytes a swap.
+    /// Growth of all resident memory, in bytes a swap.
     pub growth_bytes_per_swap: f64,
+    /// Growth of the memory that belongs to no file, in bytes a swap.
+    pub own_growth_bytes_per_swap: f64,
     /// Transactions that `theseus verify` walked once all was over.
     pub verified_transactions: u64,
     /// Everything that is not as it should be; empty if all is.
@@ -147,7 +149,8 @@ pub fn run(soak: &Soak, tell: &mut dyn FnMut(Value)) -> Result<SoakReport, Swaps
         first,
         last,
         touched,
-        growth_bytes_per_swap: rounded((last.own as f64 - first.own as f64) / soak.swaps.max(GROWTH_SWAPS_MIN) as f64),
+        growth_bytes_per_swap: growth(first.resident, last.resident, soak.swaps),
+        own_growth_bytes_per_swap: growth(first.own, last.own, soak.swaps),
         verified_transactions: 0,
         problems: Vec::new(),
     };
@@ -160,6 +163,11 @@ pub fn run(soak: &Soak, tell: &mut dyn FnMut(Value)) -> Result<SoakReport, Swaps
     report.verified_transactions = vessel.stop_and_verify(&soak.theseus)?;
     report.problems.extend(problems(&report));
     Ok(report)
+}
+
+/// Bytes a swap.
+fn growth(first: u64, last: u64, swaps: u64) -> f64 {
+    rounded((last as f64 - first as f64) / swaps.max(GROWTH_SWAPS_MIN) as f64)
 }
 
 /// The files that take turns, in a folder of this run's own.
@@ -199,9 +207,12 @@ fn problems(report: &SoakReport) -> Vec<String> {
     if broken > 0 {
         problems.push(format!("{broken} connections of clients broke or were refused"));
     }
-    if report.growth_bytes_per_swap >= GROWTH_BYTES_MAX {
-        let growth = report.growth_bytes_per_swap;
-        problems.push(format!("memory grew by {growth} bytes a swap; the bound is {GROWTH_BYTES_MAX}"));
+    for (what, growth) in
+        [("resident memory", report.growth_bytes_per_swap), ("own memory", report.own_growth_bytes_per_swap)]
+    {
+        if growth >= GROWTH_BYTES_MAX {
+            problems.push(format!("{what} grew by {growth} bytes a swap; the bound is {GROWTH_BYTES_MAX}"));
+        }
     }
     for (what, first, last, slack) in [
         ("mappings of plugins", first.plugin_mappings, last.plugin_mappings, 0),
@@ -250,6 +261,7 @@ mod tests {
             last: resources(),
             touched: None,
             growth_bytes_per_swap: 10.0,
+            own_growth_bytes_per_swap: 10.0,
             verified_transactions: 1010,
             problems: Vec::new(),
         }
@@ -259,10 +271,11 @@ mod tests {
     fn each_bound_is_told_when_it_is_broken() {
         assert_eq!(problems(&report()), Vec::<String>::new());
         type Breaks = fn(&mut SoakReport);
-        let broken: [(&str, Breaks); 7] = [
+        let broken: [(&str, Breaks); 8] = [
             ("refused, lost", |report| report.load.refused = 1),
             ("connections", |report| report.load.attempts.broken = 1),
-            ("memory", |report| report.growth_bytes_per_swap = 200.0),
+            ("resident memory", |report| report.growth_bytes_per_swap = 200.0),
+            ("own memory", |report| report.own_growth_bytes_per_swap = 200.0),
             ("mappings of plugins", |report| report.last.plugin_mappings += 1),
             ("mappings grew", |report| report.last.mappings += SLACK + 1),
             ("threads", |report| report.last.threads += SLACK + 1),
