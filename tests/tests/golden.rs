@@ -7,7 +7,9 @@ use std::fs;
 
 use theseus_abi::{ABI_VERSION, FailureCode, HOST_ABI, LAYOUT_FINGERPRINT};
 use theseus_tests::{
+    Home, artifacts,
     artifacts::checkout,
+    fixtures,
     home::{finish, plain_command},
 };
 
@@ -69,4 +71,44 @@ fn the_boundary_to_plugins() {
         found += &format!("failure {} {}\n", code.0, code.name());
     }
     assert_golden("abi.txt", &found);
+}
+
+/// What `theseus plugin inspect` and `check` print, without what differs from build to build and from system to system.
+#[test]
+fn the_view_of_plugin_files() {
+    let home = Home::bare("");
+    let other = home.beside("other.txt");
+    fs::write(&other, "no plugin").unwrap();
+    let files = [artifacts::plugin("counter-v2"), fixtures::noteless(), other];
+    let names = ["libcounter_v2.so", "libnoteless.so", "other.txt"];
+    let paths: Vec<&str> = files.iter().map(|file| file.to_str().unwrap()).collect();
+    let plugin = |arguments: &[&str]| {
+        let output = finish(plain_command().arg("plugin").args(arguments).env_remove("HOME").current_dir("/"));
+        format!("{}(exit {})\n", output.stdout, output.code)
+    };
+    let mut found = String::new();
+    for (path, name) in paths.iter().zip(names) {
+        found += &format!("$ theseus plugin inspect {name}\n");
+        let text = plugin(&["inspect", path]).replace(path, name);
+        let mut last = "";
+        for line in text.lines() {
+            let word = line.split(' ').next().unwrap();
+            match word {
+                "digest" | "size" | "abi" | "built" | "needs" | "owner" => found += &format!("{word:<10} ...\n"),
+                // Further libraries that it needs, and the build id, which not every linker gives.
+                "" if last == "needs" => continue,
+                "build" => continue,
+                _ => found += &format!("{line}\n"),
+            }
+            last = word;
+        }
+        found.push('\n');
+    }
+    found += &format!("$ theseus plugin check {}\n", names.join(" "));
+    let mut verdicts = plugin(&[&["check"], &paths[..]].concat());
+    for (path, name) in paths.iter().zip(names) {
+        verdicts = verdicts.replace(path, name);
+    }
+    found += &verdicts;
+    assert_golden("plugin-files.txt", &found);
 }
