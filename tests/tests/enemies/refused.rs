@@ -26,6 +26,7 @@ pub(crate) const CASES: &[Case] = &[
     Case { plugin: "panic_in_migrate", run: |arena| arena.refused_enemy("panic_in_migrate") },
     Case { plugin: "hang_in_migrate", run: |arena| arena.refused_enemy("hang_in_migrate") },
     Case { plugin: "garbage_from_migrate", run: |arena| arena.refused_enemy("garbage_from_migrate") },
+    Case { plugin: "misread_migration", run: |arena| arena.refused_enemy("misread_migration") },
     Case { plugin: "hang_in_retire", run: |arena| arena.refused_enemy("hang_in_retire") },
     Case { plugin: "refuses_odd_objects", run: |_| tried("refuses_odd_objects") },
     Case { plugin: "lossy_migration", run: |_| tried("lossy_migration") },
