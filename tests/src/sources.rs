@@ -64,7 +64,7 @@ impl Source {
     pub fn code(&self) -> String {
         let mut code = String::new();
         for line in self.text.lines() {
-            if line.trim_start() == "#[cfg(test)]" {
+            if ["#[cfg(test)]", "#[cfg(all(test,"].iter().any(|mark| line.trim_start().starts_with(mark)) {
                 break;
             }
             // What stands behind two slashes in a text is no code either, so nothing that matters is lost.
