@@ -54,7 +54,7 @@ impl Arena {
     /// A host that is started again whenever it ends, and whose memory is bounded.
     pub(crate) fn watched(settings: &str) -> Arena {
         let home = Home::with_settings(settings);
-        let options = ["--ping-timeout-s=2", "--stop-timeout-s=2", "--stable-s=0"];
+        let options = ["--ping-timeout-s=4", "--stop-timeout-s=2", "--stable-s=0"];
         let watched = Watched::start(&home, &options);
         // Each host inherits it from the watchdog: the next one will have it.
         let limit = Rlimit { current: Some(MEMORY_MAX), maximum: Some(MEMORY_MAX) };
