@@ -16,7 +16,8 @@ use theseus_tests::artifacts;
 
 #[test]
 fn every_enemy_has_one_row_and_every_row_an_enemy_that_is_fought() {
-    let cases = [by_file::CASES, refused::CASES, contained::CASES, staying::CASES, fatal::CASES].concat();
+    let cases =
+        [by_file::CASES, refused::CASES, refused::HANGING, contained::CASES, staying::CASES, fatal::CASES].concat();
     let fought: BTreeSet<String> = cases.iter().map(|case| case.plugin.to_owned()).collect();
     assert_eq!(fought.len(), cases.len(), "an enemy is fought twice");
     let rows: Vec<String> = table::rows().into_iter().map(|row| row.plugin).collect();
