@@ -482,7 +482,8 @@ fn count(txn: &impl Transaction, env: &Env, db: Db) -> Result<u64, StorageError>
     }
 }
 
-#[cfg(all(test, target_os = "linux"))]
+#[cfg(test)]
+#[cfg(target_os = "linux")]
 mod tests {
     use super::*;
 

@@ -25,7 +25,7 @@ use crate::{
 const GROWTH_BYTES_MAX: f64 = 200.0;
 /// Growth counts over at least so many swaps: a run shorter than that says little, since the allocator takes and gives back
 /// memory in larger pieces.
-const GROWTH_SWAPS_MIN: u64 = 10_000;
+const GROWTH_SWAPS_MIN: u64 = 50_000;
 /// Counters that the clients increment.
 const COUNTERS: usize = 16;
 /// How often the process is looked at.
