@@ -34,7 +34,7 @@ pub(crate) const CASES: &[Case] = &[
 
 #[test]
 fn what_shows_by_its_file_runs_no_code() {
-    let mut arena = Arena::new("");
+    let mut arena = Arena::new("[plugins]\nprobe_ms_max = 30_000\n");
     fight(&mut arena, CASES);
     assert!(!arena.touched().exists(), "an initialiser has run");
     arena.close();

@@ -24,7 +24,8 @@ pub(crate) const CASES: &[Case] = &[
 
 #[test]
 fn a_message_that_goes_wrong_fails_alone() {
-    let mut arena = Arena::new("[execution]\nwrite_bytes_per_transaction_max = 2_000_000\n");
+    let mut arena =
+        Arena::new("[execution]\nwrite_bytes_per_transaction_max = 2_000_000\n[plugins]\nprobe_ms_max = 30_000\n");
     fight(&mut arena, CASES);
     arena.close();
 }

@@ -25,7 +25,9 @@ const CRASHES_MAX: u64 = 1;
 
 #[test]
 fn what_kills_the_host_costs_no_answer() {
-    let settings = format!("[execution]\ncall_deadline_ms = 1500\n[plugins]\nprobation_crashes_max = {CRASHES_MAX}\n");
+    let settings = format!(
+        "[execution]\ncall_deadline_ms = 3000\n[plugins]\nprobe_ms_max = 30_000\nprobation_crashes_max = {CRASHES_MAX}\n"
+    );
     let mut arena = Arena::watched(&settings);
     fight(&mut arena, CASES);
     arena.close();

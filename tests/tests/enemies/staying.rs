@@ -26,7 +26,7 @@ const UNLOADED: &str = "is unloaded";
 
 #[test]
 fn what_holds_on_is_unloaded_or_pinned_with_a_reason() {
-    let mut arena = Arena::new("");
+    let mut arena = Arena::new("[plugins]\nprobe_ms_max = 30_000\n");
     fight(&mut arena, CASES);
     arena.close();
 }
