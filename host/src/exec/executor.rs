@@ -21,7 +21,7 @@ use theseus_abi::{Failure, FailureCode};
 use theseus_value::{ObjectId, Value, raw::Writer as ValueWriter};
 
 use super::{
-    Command, Doing, ObjectName, PluginSet, Queue, Refusal, Reply, Start, UpgradeSink, Vitals,
+    CREATE, Command, Doing, ObjectName, PluginSet, Queue, Refusal, Reply, Start, UpgradeSink, Vitals,
     committer::{self, Answer, Commit, Ready, Verdict},
     host_object::{self, Remember},
     now_us, spawn, split_mix,
@@ -481,7 +481,7 @@ impl Executor {
                 let slots = if slots.is_empty() { Ok(Value::Map(Default::default())) } else { Value::decode(slots) };
                 let slots = slots.map_err(|error| Failure::new(FailureCode::BAD_SLOTS, error.to_string()))?;
                 let behavior = Value::Text(behavior.clone());
-                ("theseus.create", vec![("behavior", behavior), ("slots", slots), ("name", optional(name))])
+                (CREATE, vec![("behavior", behavior), ("slots", slots), ("name", optional(name))])
             }
             Doing::Clone { object, name } => {
                 ("theseus.clone", vec![("object", given(object)), ("name", optional(name))])

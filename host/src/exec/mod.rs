@@ -10,6 +10,7 @@
 //! Plugin code runs on the executor and the query threads only. The queues are bounded; what does not fit is refused at
 //! once. A caller gets its answer when the batch of its transaction is durable, never before.
 
+mod again;
 mod committer;
 mod executor;
 mod faults;
@@ -36,6 +37,7 @@ use theseus_abi::Failure;
 use theseus_value::ObjectId;
 
 pub use self::{
+    again::{Given, Repeated, Repeater},
     faults::{Fault, Faults, Tally},
     host_object::{Moment, Remember, begin},
     plugins::{BehaviorConflict, Behind, MethodKinds, PluginSet},
@@ -49,6 +51,9 @@ use crate::{
     identity::{Census, Head, Identity, Incarnation, Outcome, RecordedFailure, Resume, Tid},
     plugin::Generation,
 };
+
+/// The name under which an object that a client made stands in the history.
+pub const CREATE: &str = "theseus.create";
 
 /// An object as a client names it.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -270,6 +270,14 @@ impl<'a> Turn<'a> {
         }
     }
 
+    /// An object as [`load`](Self::load) gives it; none if there is no such object.
+    pub(super) fn see(&mut self, object: ObjectId) -> Result<Option<Arc<ObjectRecord>>, Failure> {
+        match self.peek(object)? {
+            Some(_) => self.load(object).map(Some),
+            None => Ok(None),
+        }
+    }
+
     /// An object as the turn sees it, in the schema in which it is stored.
     fn peek(&mut self, object: ObjectId) -> Result<Option<Arc<ObjectRecord>>, Failure> {
         if let Some(written) = self.scratch.writes.get(&object) {

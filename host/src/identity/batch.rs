@@ -293,10 +293,15 @@ impl<'a> BatchView<'a> {
             })
     }
 
+    /// One transaction as it is encoded, for [`Transaction::decode`]; none if it is not in this batch.
+    pub fn encoded(&self, tid: Tid) -> Option<&'a [u8]> {
+        let place = tid.0.checked_sub(self.header.first.0)? as usize;
+        self.transactions.get(place).copied()
+    }
+
     /// One transaction; none if it is not in this batch.
     pub fn transaction(&self, tid: Tid) -> Option<Result<Transaction<'a>, DecodeError>> {
-        let place = tid.0.checked_sub(self.header.first.0)? as usize;
-        self.transactions.get(place).map(|bytes| Transaction::decode(bytes))
+        self.encoded(tid).map(Transaction::decode)
     }
 }
 
@@ -351,7 +356,12 @@ impl<'a> Transaction<'a> {
         Transaction::decode(bytes)
     }
 
-    fn decode(bytes: &'a [u8]) -> Result<Transaction<'a>, DecodeError> {
+    /// Reads a transaction as it stands in its byte string.
+    ///
+    /// # Errors
+    ///
+    /// If the bytes are not one.
+    pub fn decode(bytes: &'a [u8]) -> Result<Transaction<'a>, DecodeError> {
         let mut writes = Vec::new();
         let raw = RawTransaction::read(bytes, |write| {
             writes.push(write.decode()?);

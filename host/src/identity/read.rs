@@ -83,10 +83,38 @@ impl Reader {
         if let Some(version) = found {
             return Ok(version.record.clone());
         }
-        let Some(durable) = self.durable(object)? else { return Ok(None) };
+        match self.durable(object)? {
+            Some(durable) => self.back_to_schema(object, &durable, schema),
+            None => Ok(None),
+        }
+    }
+
+    /// What an object last was in a schema version as of any durable transaction; none if it never was, or was deleted since.
+    ///
+    /// # Errors
+    ///
+    /// If the storage fails, or a row or record is damaged.
+    pub fn last_in_schema_as_of(
+        &mut self,
+        object: ObjectId,
+        schema: u32,
+        at: Tid,
+    ) -> Result<Option<Arc<ObjectRecord>>, StorageError> {
+        match self.as_of(object, at)? {
+            Some(version) => self.back_to_schema(object, &version, schema),
+            None => Ok(None),
+        }
+    }
+
+    fn back_to_schema(
+        &self,
+        object: ObjectId,
+        newest: &Version,
+        schema: u32,
+    ) -> Result<Option<Arc<ObjectRecord>>, StorageError> {
         let view = self.identity.history.read()?;
-        let (mut record, mut previous) = (durable.record.clone(), durable.previous);
-        while record.as_deref().is_some_and(|record| !fits(record)) {
+        let (mut record, mut previous) = (newest.record.clone(), newest.previous);
+        while record.as_deref().is_some_and(|record| record.schema != schema) {
             let Some(tid) = previous.exists() else { return Ok(None) };
             let write = written(&view, object, tid)?;
             (record, previous) = (write.record, write.previous);
@@ -122,10 +150,20 @@ impl Reader {
     ///
     /// If the storage fails or the row is damaged.
     pub fn durable_name(&mut self, name: &str) -> Result<Option<ObjectId>, StorageError> {
+        Ok(self.naming(name)?.and_then(|(_, object)| object))
+    }
+
+    /// The last durable naming of a name: the transaction, and the object or none if it freed the name. A name that was freed
+    /// may also have none, as one that was never given.
+    ///
+    /// # Errors
+    ///
+    /// If the storage fails or the row is damaged.
+    pub fn naming(&mut self, name: &str) -> Result<Option<(Tid, Option<ObjectId>)>, StorageError> {
         let identity = &self.identity;
         match identity.names.newest_durable(name, || identity.head().tid) {
-            Some((_, object)) => Ok(object),
-            None => Ok(self.table()?.name(name)?.map(|(_, object)| object)),
+            Some(naming) => Ok(Some(naming)),
+            None => Ok(self.table()?.name(name)?.map(|(tid, object)| (tid, Some(object)))),
         }
     }
 

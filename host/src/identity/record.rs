@@ -33,7 +33,7 @@ pub struct ObjectRecord {
 
 impl ObjectRecord {
     /// Appends the record: `[behavior, schema, [parent...], {slot...}]`.
-    pub(super) fn encode(&self, out: &mut Vec<u8>) {
+    pub fn encode(&self, out: &mut Vec<u8>) {
         let mut writer = Writer::new(out);
         writer.array(4);
         writer.text(&self.behavior);
@@ -46,7 +46,11 @@ impl ObjectRecord {
     }
 
     /// Reads what [`encode`](Self::encode) wrote.
-    pub(super) fn decode(reader: &mut Reader<'_>) -> Result<ObjectRecord, DecodeError> {
+    ///
+    /// # Errors
+    ///
+    /// If the next item is something else.
+    pub fn decode(reader: &mut Reader<'_>) -> Result<ObjectRecord, DecodeError> {
         expect_array(reader, 4)?;
         let behavior = Arc::from(reader.text()?);
         let schema = small(reader.uint()?)?;
