@@ -154,6 +154,12 @@ section! {
         probe_output_bytes_max: u64 = 1 << 20, Some(1);
         /// How many real objects of each behaviour and schema version are migrated there.
         probe_samples: u64 = 200, Some(0);
+        /// How many transactions of the history a rehearsal looks at, in search of those that it executes.
+        rehearsal_transactions_max: u64 = 1_000_000, Some(1);
+        /// How long a rehearsal may take, in milliseconds; what it has found by then is told.
+        rehearsal_ms_max: u64 = 600_000, Some(1);
+        /// How many differences a rehearsal tells if all are asked for.
+        rehearsal_differences_max: usize = 100_000, Some(1);
     }
 }
 

@@ -73,6 +73,13 @@ pub fn items(name: &str) -> PathBuf {
     if name == "items" { debug.join(library(name)) } else { debug.join("examples").join(library(name)) }
 }
 
+/// The plugin whose history is rehearsed, and its next version.
+pub fn rehearsed() -> (PathBuf, PathBuf) {
+    build_targets("tests/plugins/rehearsed/Cargo.toml", "rehearsed", &["--lib", "--examples"]);
+    let debug = target().join("debug");
+    (debug.join(library("rehearsed")), debug.join("examples").join(library("changed")))
+}
+
 /// The plugin written by hand, well-behaved unless asked.
 pub fn bare() -> PathBuf {
     build("tests/plugins/bare/Cargo.toml", "bare")

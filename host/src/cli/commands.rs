@@ -16,7 +16,7 @@ use super::{
     Arguments, Command,
     client::{Ask, Client, escaped},
     fault::{Exit, Fault},
-    output, plugin, run,
+    output, plugin, rehearsal, run,
 };
 use crate::{
     config::Config,
@@ -105,6 +105,7 @@ impl Session {
                 self.print(&text, output::plugins)
             }
             Command::Plan { paths } => self.plan(&paths),
+            Command::Rehearse { paths, last, all_differences } => self.rehearse(&paths, last, all_differences),
             Command::Swap { paths, options } => {
                 let request = options.beside(json!({ "paths": absolute(&paths)? }));
                 let text = self.running()?.ask(Ask::post("/v1/swap", request))?;
@@ -320,6 +321,14 @@ impl Session {
         let text = self.running()?.ask(Ask::post("/v1/plan", json!({ "paths": absolute(paths)? })))?;
         self.print(&text, output::plan)?;
         if document(&text)?["kind"] == "refused" { Err(Fault::Shown(Exit::Refused)) } else { Ok(()) }
+    }
+
+    fn rehearse(&self, paths: &[PathBuf], last: u64, all_differences: bool) -> Result<(), Fault> {
+        let request = json!({ "paths": absolute(paths)?, "last": last, "all_differences": all_differences });
+        let text = self.running()?.ask(Ask::post("/v1/rehearse", request))?;
+        self.print(&text, rehearsal::report)?;
+        let errors = document(&text)?["counts"]["error"].as_u64().unwrap_or(0);
+        if errors > 0 { Err(Fault::Shown(Exit::Refused)) } else { Ok(()) }
     }
 
     /// The running host, which this command needs.

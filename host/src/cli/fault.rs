@@ -105,7 +105,7 @@ impl Fault {
 /// The exit code for an error of the host.
 fn exit_of(code: &str) -> Exit {
     match code {
-        codes::PLUGIN_REFUSED | codes::PLAN_REFUSED | "forbidden" => Exit::Refused,
+        codes::PLUGIN_REFUSED | codes::PLAN_REFUSED | codes::REHEARSAL_FAILED | "forbidden" => Exit::Refused,
         codes::BAD_REQUEST => Exit::Usage,
         IDENTITY_DAMAGED => Exit::Damaged,
         _ => Exit::Failed,

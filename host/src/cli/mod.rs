@@ -10,6 +10,7 @@ mod exit;
 mod fault;
 mod output;
 mod plugin;
+mod rehearsal;
 mod run;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -183,6 +184,21 @@ Examples:
         /// Plugin files, or a bundle.
         #[arg(required = true, value_name = "PATH")]
         paths: Vec<PathBuf>,
+    },
+    /// Executes recorded transactions again, each on the state that it met, with plugins that are not in force. Changes nothing.
+    #[command(
+        after_help = "Examples:\n  theseus rehearse libcounter.so\n  theseus rehearse libcounter.so --last 100000 --all-differences --json"
+    )]
+    Rehearse {
+        /// Plugin files.
+        #[arg(required = true, value_name = "PATH")]
+        paths: Vec<PathBuf>,
+        /// How many transactions: the last ones that concern the plugins' behaviours.
+        #[arg(long, default_value_t = 1000, value_name = "COUNT")]
+        last: u64,
+        /// Tell all transactions that come out otherwise, not only the first.
+        #[arg(long)]
+        all_differences: bool,
     },
     /// Replaces or brings in plugins between two transactions, all of them or none.
     #[command(

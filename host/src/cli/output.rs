@@ -4,6 +4,8 @@ use std::fmt::Write;
 
 use serde_json::Value as Json;
 
+use super::rehearsal;
+
 // Writing into a `String` cannot fail, so the results of `write!` are dropped.
 
 /// How much of a digest tells it from others.
@@ -183,6 +185,9 @@ pub(super) fn plan(plan: &Json) -> String {
 pub(super) fn swap(swap: &Json) -> String {
     let Some(tid) = swap["tid"].as_u64() else { return "nothing to do: everything is in force\n".into() };
     let mut out = planned(&swap["plugins"]);
+    if !swap["rehearsal"].is_null() {
+        out += &rehearsal::report(&swap["rehearsal"]);
+    }
     for probe in items(&swap["probes"]) {
         out += &tried(probe);
     }
@@ -308,7 +313,7 @@ fn table<const N: usize>(head: [&str; N], rows: impl Iterator<Item = [String; N]
 }
 
 /// Text without its quotes, `-` for what is not there, and anything else as JSON.
-fn plain(value: &Json) -> String {
+pub(super) fn plain(value: &Json) -> String {
     match value {
         Json::Null => "-".into(),
         Json::String(text) => text.clone(),
@@ -320,7 +325,7 @@ fn digest(value: &Json) -> String {
     plain(value).chars().take(DIGEST_DIGITS).collect()
 }
 
-fn items(list: &Json) -> impl Iterator<Item = &Json> {
+pub(super) fn items(list: &Json) -> impl Iterator<Item = &Json> {
     list.as_array().into_iter().flatten()
 }
 

@@ -356,6 +356,11 @@ impl Engine {
         self.published.load().method_kinds(method)
     }
 
+    /// Whether nothing new is begun any more.
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+
     /// How many commands and queries wait.
     pub fn waiting(&self) -> (usize, usize) {
         (self.commands.len(), self.queries.len())

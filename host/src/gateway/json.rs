@@ -8,6 +8,7 @@ use std::io::Write;
 use serde_json::{Value as Json, json};
 use theseus_value::{ObjectId, Value, json::to_json};
 
+use super::rehearsal;
 use crate::runtime::action::{
     ActionError, Answer, AppliedView, FailedView, FaultView, Head, MigratedBy, ObjectView, PlanKind, PlanView,
     PlannedMigration, PlannedPlugin, PluginState, PluginView, ProbationView, ProbeView, ProgressView, QuarantineView,
@@ -35,6 +36,7 @@ pub fn answer(answer: &Answer) -> Json {
         Answer::Plan(view) => plan(view),
         Answer::Swapped(view) => swap(view),
         Answer::RolledBack(view) => rollback(view),
+        Answer::Rehearsed(report) => rehearsal::report(report),
         Answer::Applied(AppliedView::Swapped(view)) => json!({ "swapped": swap(view), "requested": null }),
         Answer::Applied(AppliedView::Requested { id }) => json!({ "swapped": null, "requested": id }),
     }
@@ -241,6 +243,7 @@ fn swap(view: &SwapView) -> Json {
         "tid": view.tid,
         "plugins": view.plugins.iter().map(planned).collect::<Vec<_>>(),
         "probes": view.probes.iter().map(probe).collect::<Vec<_>>(),
+        "rehearsal": view.rehearsal.as_deref().map(rehearsal::report),
         "pause_us": view.pause_us,
         "probation": view.probation.as_ref().map(|it| {
             json!({ "ms": it.ms, "errors_max": it.errors_max, "reversible": it.reversible })
@@ -483,6 +486,7 @@ mod tests {
             tid: Some(8),
             plugins: vec![planned_plugin()],
             probes,
+            rehearsal: None,
             pause_us: 9,
             probation: Some(WindowView { ms: 60, errors_max: 10, reversible: true }),
             left: vec![],
@@ -490,7 +494,7 @@ mod tests {
             stages_us,
         };
         let swap = json!({
-            "tid": 8, "plugins": [plugin], "probes": [probe], "pause_us": 9,
+            "tid": 8, "plugins": [plugin], "probes": [probe], "rehearsal": null, "pause_us": 9,
             "probation": { "ms": 60, "errors_max": 10, "reversible": true }, "left": [], "unfinished": null, "stages_us": { "load": 7 },
         });
         assert_eq!(answer(&Answer::Swapped(swapped.clone())), swap);

@@ -8,6 +8,7 @@ mod history;
 pub mod json;
 mod metrics;
 mod problem;
+mod rehearsal;
 pub mod request;
 mod routes;
 mod server;

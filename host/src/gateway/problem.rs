@@ -63,6 +63,7 @@ const MEANINGS: &[Meaning] = meanings! {
     "ambiguous" => CONFLICT, "Parents disagree";
     "reentrant" => CONFLICT, "The object is waiting for this message";
     "no_migration" => CONFLICT, "The object has a schema that the behavior cannot read";
+    codes::REHEARSAL_FAILED => CONFLICT, "The rehearsal failed";
     codes::PLAN_REFUSED => CONFLICT, "The plan says no";
     own_codes::BODY_TOO_LARGE => PAYLOAD_TOO_LARGE, "The body is too large";
     "bad_arguments" => UNPROCESSABLE_ENTITY, "The arguments do not fit the method";

@@ -23,7 +23,7 @@ use super::{
     problem::{Problem, own_codes},
     request,
 };
-use crate::runtime::action::{Action, Answer, CallMode, Head, ObjectRef, SwapOptions, Tid};
+use crate::runtime::action::{Action, Answer, CallMode, Head, ObjectRef, SwapOptions, Tid, rehearsal::Told};
 
 /// The head of the history as of an answer.
 const THESEUS_HEAD: &str = "theseus-head";
@@ -32,6 +32,9 @@ const THESEUS_HEAD: &str = "theseus-head";
 const NAMES_MAX: usize = 10_000;
 const NAMES_DEFAULT: usize = 1000;
 
+/// How many transactions are rehearsed if the client does not say.
+const REHEARSE_DEFAULT: u64 = 1000;
+
 type Outcome = Result<Response<Body>, Problem>;
 type Host = State<Arc<Shared>>;
 
@@ -39,14 +42,14 @@ type Host = State<Arc<Shared>>;
 pub(crate) fn application(shared: Arc<Shared>) -> Router {
     let control = post(no_control);
     let routes = common().route("/v1/plan", control.clone()).route("/v1/swap", control.clone());
-    let routes = routes.route("/v1/rollback", control.clone());
+    let routes = routes.route("/v1/rollback", control.clone()).route("/v1/rehearse", control.clone());
     finish(routes.route("/v1/apply", control), shared)
 }
 
 /// The routes for applications, and control.
 pub(crate) fn admin(shared: Arc<Shared>) -> Router {
     let routes = common().route("/v1/plan", post(plan)).route("/v1/swap", post(swap)).route("/v1/apply", post(apply));
-    let routes = routes.route("/v1/rollback", post(rollback));
+    let routes = routes.route("/v1/rollback", post(rollback)).route("/v1/rehearse", post(rehearse));
     finish(routes, shared)
 }
 
@@ -249,6 +252,22 @@ async fn plan(State(shared): Host, body: Body) -> Outcome {
     let Paths { paths } = request::parse_json(&receive(&shared, body).await?)?;
     check_files(&paths)?;
     reply(&shared.ask(Action::Plan { paths }).await?)
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Rehearse {
+    paths: Vec<PathBuf>,
+    last: Option<u64>,
+    #[serde(default)]
+    all_differences: bool,
+}
+
+async fn rehearse(State(shared): Host, body: Body) -> Outcome {
+    let Rehearse { paths, last, all_differences } = request::parse_json(&receive(&shared, body).await?)?;
+    check_files(&paths)?;
+    let told = if all_differences { Told::All } else { Told::First };
+    reply(&shared.ask(Action::Rehearse { paths, last: last.unwrap_or(REHEARSE_DEFAULT), told }).await?)
 }
 
 async fn swap(State(shared): Host, body: Body) -> Outcome {

@@ -267,6 +267,11 @@ impl<'a> BatchView<'a> {
         Ok(BatchView { header, record, transactions })
     }
 
+    /// The record itself.
+    pub fn bytes(&self) -> &'a [u8] {
+        self.record
+    }
+
     /// The record's size in bytes.
     pub fn length(&self) -> usize {
         self.record.len()
@@ -294,14 +299,14 @@ impl<'a> BatchView<'a> {
     }
 
     /// One transaction as it is encoded, for [`Transaction::decode`]; none if it is not in this batch.
-    pub fn encoded(&self, tid: Tid) -> Option<&'a [u8]> {
+    pub fn encoded_at(&self, tid: Tid) -> Option<&'a [u8]> {
         let place = tid.0.checked_sub(self.header.first.0)? as usize;
         self.transactions.get(place).copied()
     }
 
     /// One transaction; none if it is not in this batch.
     pub fn transaction(&self, tid: Tid) -> Option<Result<Transaction<'a>, DecodeError>> {
-        self.encoded(tid).map(Transaction::decode)
+        self.encoded_at(tid).map(Transaction::decode)
     }
 }
 

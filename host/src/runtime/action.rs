@@ -10,7 +10,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use theseus_value::{ObjectId, Value};
 
-pub use crate::swap::{MigratedBy, SwapOptions};
+pub use crate::swap::{MigratedBy, SwapOptions, rehearsal};
 
 /// The number of a transaction: 1, 2, 3 ... without gaps.
 pub type Tid = u64;
@@ -53,6 +53,8 @@ pub enum Action {
     Swap { paths: Vec<PathBuf>, options: SwapOptions },
     /// Takes back the last swap: of one plugin, or of all that were swapped together.
     Rollback { plugin: Option<String> },
+    /// Executes the last recorded transactions again with these files. Changes nothing.
+    Rehearse { paths: Vec<PathBuf>, last: u64, told: rehearsal::Told },
     /// Does what the plan says: a swap, or a restart cycle.
     Apply { bundle: PathBuf, reason: String, options: SwapOptions },
 }
@@ -93,6 +95,8 @@ pub enum Answer {
     Swapped(SwapView),
     /// Of `Rollback`.
     RolledBack(RollbackView),
+    /// Of `Rehearse`.
+    Rehearsed(Box<rehearsal::Report>),
     /// Of `Apply`.
     Applied(AppliedView),
 }
@@ -326,7 +330,7 @@ pub struct PlannedMigration {
 }
 
 /// What a swap did.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct SwapView {
     /// The transaction that put the set in force; none if everything was in force already.
     pub tid: Option<Tid>,
@@ -335,6 +339,8 @@ pub struct SwapView {
     pub probes: Vec<ProbeView>,
     /// Microseconds during which no transaction could start.
     pub pause_us: u64,
+    /// What was found when it was rehearsed, if that was asked for.
+    pub rehearsal: Option<Box<rehearsal::Report>>,
     /// None if nothing came into force, or if there is no probation.
     pub probation: Option<WindowView>,
     /// What an eager swap could not migrate.
@@ -384,7 +390,7 @@ pub struct ProbeView {
 }
 
 /// What `apply` did or set in motion.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub enum AppliedView {
     Swapped(SwapView),
     /// A restart cycle was requested under this id; the host goes on working until the watchdog stops it.
@@ -418,6 +424,8 @@ pub mod codes {
     pub const STORAGE_FAILED: &str = "storage_failed";
     /// The plugin file is not acceptable. (HTTP 422; exit code 4)
     pub const PLUGIN_REFUSED: &str = "plugin_refused";
+    /// The plugins fail where those in force did not. (HTTP 409; exit code 4)
+    pub const REHEARSAL_FAILED: &str = "rehearsal_failed";
     /// The plan says no. (HTTP 409; exit code 4)
     pub const PLAN_REFUSED: &str = "plan_refused";
     /// The request id was used for a different request. (HTTP 422)

@@ -1,6 +1,7 @@
 //! The running host: opens an identity, starts the engine with the plugins in force, and does what is asked.
 
 use std::{
+    path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     thread::{self, JoinHandle},
     time::Instant,
@@ -10,7 +11,7 @@ use crossbeam_channel::{Receiver, Sender, after, bounded, never, select};
 use theseus_value::{ObjectId, Value};
 
 use super::{
-    action::{Action, ActionError, Answer, CallMode, Head, ObjectRef, StatusView, SwapOptions},
+    action::{Action, ActionError, Answer, CallMode, Head, ObjectRef, StatusView, SwapOptions, codes, rehearsal::Told},
     operator::{Operator, QUEUE_MAX},
     owner::{OwnerError, OwnerLock},
     start::{self, Beginning},
@@ -95,7 +96,7 @@ enum Order {
     Action(Action, Reply),
     Upgrade(ObjectId, Vec<u8>),
     /// Plugins that came with a release that was confirmed.
-    Release(Vec<std::path::PathBuf>),
+    Release(Vec<PathBuf>),
 }
 
 /// A running host.
@@ -104,6 +105,8 @@ pub struct Runtime {
     operator: Arc<Operator>,
     orders: Mutex<Option<Sender<Order>>>,
     operator_thread: Mutex<Option<JoinHandle<()>>>,
+    /// The thread of the last rehearsal. A lock because any request may begin one.
+    rehearsal: Mutex<Option<JoinHandle<()>>>,
     trial: Option<Trial>,
     started: Instant,
     /// A lock because `run` sets it and every status reads it.
@@ -163,6 +166,7 @@ impl Runtime {
                 probation: Probation::default(),
                 known: Known::new(engine.plugins().plugins().map(|generation| generation.digest())),
                 settings: config.plugins.clone(),
+                execution: config.execution.clone(),
                 keys: home.trust(),
             },
             identity: identity.id(),
@@ -192,6 +196,7 @@ impl Runtime {
             orders: Mutex::new(Some(orders)),
             engine,
             operator,
+            rehearsal: Mutex::default(),
             trial,
             started,
             http: Mutex::new(None),
@@ -228,6 +233,7 @@ impl Runtime {
             }
             Action::Status => reply(Ok(Answer::Status(self.status()))),
             Action::Plugins => reply(Ok(Answer::Plugins(self.operator.plugins_view()))),
+            Action::Rehearse { paths, last, told } => self.rehearse(paths, last, told, reply),
             Action::Plan { .. } | Action::Swap { .. } | Action::Rollback { .. } | Action::Apply { .. } => {
                 self.order(action, reply);
             }
@@ -328,6 +334,11 @@ impl Runtime {
         {
             log::error!("the operator thread had panicked");
         }
+        if let Some(thread) = self.rehearsal.lock().unwrap_or_else(PoisonError::into_inner).take()
+            && thread.join().is_err()
+        {
+            log::error!("the thread of a rehearsal had panicked");
+        }
         self.operator.swapper.migrator.stop();
         self.operator.swapper.retirement.stop();
         if let Some(id) = update {
@@ -414,6 +425,19 @@ impl Runtime {
         {
             reply(Err(views::refusal(&refusal)));
         }
+    }
+
+    /// Rehearses on a thread of its own, one at a time: it may take minutes, and a rollback must not wait for it.
+    fn rehearse(&self, paths: Vec<PathBuf>, last: u64, told: Told, reply: Reply) {
+        let mut rehearsal = self.rehearsal.lock().unwrap_or_else(PoisonError::into_inner);
+        if rehearsal.as_ref().is_some_and(|thread| !thread.is_finished()) {
+            let message = "a rehearsal is under way: wait for its end";
+            return reply(Err(views::error(codes::OVERLOADED, message)));
+        }
+        let operator = self.operator.clone();
+        let run = move || reply(operator.rehearse(&paths, last, told));
+        let thread = thread::Builder::new().name("rehearsal".into()).spawn(run);
+        *rehearsal = Some(thread.expect("the system gives a thread"));
     }
 
     fn order(&self, action: Action, reply: Reply) {

@@ -12,7 +12,7 @@ use super::{
     action::{
         Action, ActionError, Answer, AppliedView, PlanKind, PlanView, PlannedMigration, PlannedPlugin, PluginState,
         PluginView, PluginsView, ProbeView, ProgressView, RollbackView, SwapOptions, SwapView, TrialsView, WindowView,
-        codes,
+        codes, rehearsal::Told,
     },
     trials, views,
 };
@@ -26,8 +26,8 @@ use crate::{
         instruction::{self, Instruction, InstructionId},
     },
     swap::{
-        self, Change, Memory, Migration, Plan, Probed, Progress, RollbackError, SwapError, Swapped, Swapper, Tried,
-        Whereabouts,
+        self, Change, Memory, Migration, Plan, Probed, Progress, RehearsalError, RollbackError, SwapError, Swapped,
+        Swapper, Tried, Whereabouts,
     },
 };
 
@@ -136,6 +136,7 @@ impl Operator {
             tid: swapped.done.as_ref().and_then(|done| done.tid).map(|tid| tid.0),
             plugins: swapped.plan.changes.iter().map(planned).collect(),
             probes: swapped.probed.iter().map(probe_view).collect(),
+            rehearsal: swapped.rehearsal.clone().map(Box::new),
             pause_us: swapped.done.as_ref().map_or(0, |done| done.pause_us),
             probation: swapped.done.is_some().then_some(probation).filter(|it| it.ms > 0),
             left: swapped.left.iter().flatten().map(progress_view).collect(),
@@ -163,6 +164,12 @@ impl Operator {
                 TrialsView::default()
             }
         }
+    }
+
+    /// Executes recorded transactions again.
+    pub(super) fn rehearse(&self, paths: &[PathBuf], last: u64, told: Told) -> Result<Answer, ActionError> {
+        let report = self.swapper.rehearse(paths, last, told).map_err(|error| swap_error(&error))?;
+        Ok(Answer::Rehearsed(Box::new(report)))
     }
 
     fn apply(
@@ -391,12 +398,24 @@ fn swap_error(failure: &SwapError) -> ActionError {
         | SwapError::Unfinished { .. }
         | SwapError::MigrationInterrupted { .. } => views::error(codes::PLAN_REFUSED, failure.to_string()),
         SwapError::Memory(_) => views::error(FailureCode::STORAGE.name(), failure.to_string()),
+        SwapError::Rehearsed { .. } => views::error(codes::REHEARSAL_FAILED, failure.to_string()),
+        SwapError::Rehearsal(error) => rehearsal_error(error),
         SwapError::Keep(_) => views::error(codes::STORAGE_FULL, failure.to_string()),
         SwapError::Execute(refusal @ Refusal::NotAdmitted { .. }) => {
             views::error(codes::PLAN_REFUSED, refusal.to_string())
         }
         SwapError::Execute(refusal) => views::refusal(refusal),
     }
+}
+
+fn rehearsal_error(failure: &RehearsalError) -> ActionError {
+    let code = match failure {
+        RehearsalError::Storage(StorageError::Damaged { .. }) => FailureCode::IDENTITY_DAMAGED.name(),
+        RehearsalError::Storage(_) | RehearsalError::Fetch(_) | RehearsalError::Spawn(_) => FailureCode::STORAGE.name(),
+        RehearsalError::Load { .. } | RehearsalError::Fault { .. } => codes::PLUGIN_REFUSED,
+        RehearsalError::Stopping => codes::STOPPING,
+    };
+    views::error(code, failure.to_string())
 }
 
 /// The first digits of a digest, for logs.

@@ -7,7 +7,7 @@ use std::{borrow::Cow, fmt, io, panic, process::ExitCode, thread, time::Duration
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use super::probe;
+use super::{probe, rehearsal};
 use crate::{
     config,
     exec::STACK_BYTES,
@@ -23,6 +23,8 @@ pub const COMMAND: &str = "confined";
 pub(super) enum Task {
     /// Try a candidate.
     Probe(probe::Task),
+    /// Do a part of a rehearsal.
+    Rehearse(Bytes<'static>),
 }
 
 impl Task {
@@ -34,12 +36,15 @@ impl Task {
 
 /// Works as a child, until the host that started it has enough.
 pub fn work() -> ExitCode {
+    let mut rehearsal = rehearsal::Worker::default();
     sandbox::serve(&mut |request, desk| {
         let task = theseus_value::from_slice(request).expect("parent and child are the same program");
-        let answer = match task {
-            Task::Probe(task) => theseus_value::to_vec(&probe::work(&task, desk)),
-        };
-        answer.expect("an answer is made of plain structs")
+        match task {
+            Task::Probe(task) => {
+                theseus_value::to_vec(&probe::work(&task, desk)).expect("an answer is made of plain structs")
+            }
+            Task::Rehearse(request) => rehearsal.work(&request.0, desk),
+        }
     })
 }
 

@@ -13,6 +13,7 @@ mod migration;
 mod plan;
 mod probation;
 mod probe;
+pub mod rehearsal;
 mod retire;
 mod rollback;
 
@@ -34,6 +35,7 @@ pub use self::{
     plan::{Change, MigratedBy, Migration, Plan, Problem, plan},
     probation::Probation,
     probe::{Known, ProbeFailure, Probed, Tried},
+    rehearsal::{Rehearsal, RehearsalError, Report as Rehearsed},
     retire::{Full, Gone, Report, RetiredView, Retirement, Whereabouts},
     rollback::{Back, Cause, RollbackError, TakenBack},
 };
@@ -134,6 +136,15 @@ pub enum SwapError {
         /// Why.
         failure: Box<ProbeFailure>,
     },
+    /// It could not be rehearsed.
+    #[error(transparent)]
+    Rehearsal(#[from] RehearsalError),
+    /// It failed where it did not fail before.
+    #[error("{}; `theseus rehearse` tells all of it", report.errors())]
+    Rehearsed {
+        /// What was found.
+        report: Box<Rehearsed>,
+    },
     /// The executor did not carry it out.
     #[error(transparent)]
     Execute(#[from] Refusal),
@@ -174,6 +185,8 @@ pub struct Swapped {
     pub plan: Plan,
     /// The transaction and the pause; none if nothing was to be changed.
     pub done: Option<Done>,
+    /// What was found when it was rehearsed, if that was asked for.
+    pub rehearsal: Option<Rehearsed>,
     /// How each changed plugin was tried.
     pub probed: Vec<Probed>,
     /// What an eager swap could not migrate, and whether it came to the end: in words why not.
@@ -216,6 +229,8 @@ pub struct Swapper {
     pub known: Known,
     /// The settings for plugins.
     pub settings: config::Plugins,
+    /// The limits of transactions.
+    pub execution: config::Execution,
     /// The folder with the keys whose signatures are trusted.
     pub keys: PathBuf,
 }
@@ -288,6 +303,7 @@ impl Swapper {
             return Ok(Swapped {
                 plan: foreseen,
                 done: None,
+                rehearsal: None,
                 probed: Vec::new(),
                 left: self.finish_if(options.eager),
                 stages_us: stages.us,
@@ -295,6 +311,10 @@ impl Swapper {
         }
         let probed = probe::probe(self, &candidates, &foreseen)?;
         stages.end("probe");
+        let rehearsal = options.rehearse.map(|last| self.rehearse_before(&candidates, &foreseen, last)).transpose()?;
+        if rehearsal.is_some() {
+            stages.end("rehearse");
+        }
         for candidate in &candidates {
             self.store.keep(&candidate.staged)?;
         }
@@ -311,7 +331,7 @@ impl Swapper {
         stages.end("commit");
         let left = self.finish_if(options.eager);
         stages.end("migrate");
-        Ok(Swapped { plan: foreseen, done: Some(done), probed, left, stages_us: stages.us })
+        Ok(Swapped { plan: foreseen, done: Some(done), rehearsal, probed, left, stages_us: stages.us })
     }
 
     /// Has the present plugins migrate what those offered could not read.

@@ -177,7 +177,14 @@ impl Swapper {
         let remember = memory::remember(rolled_back(backs.to_vec(), cause.clone()));
         let done = self.commit(Installing { what: ROLLBACK, offers, generations, removed, note, remember })?;
         stages.end("commit");
-        Ok(Swapped { plan: foreseen, done: Some(done), probed: Vec::new(), left: Ok(Vec::new()), stages_us: stages.us })
+        Ok(Swapped {
+            plan: foreseen,
+            done: Some(done),
+            rehearsal: None,
+            probed: Vec::new(),
+            left: Ok(Vec::new()),
+            stages_us: stages.us,
+        })
     }
 
     /// A file that was in force before.
