@@ -187,7 +187,7 @@ struct BenchSwapArgs {
     #[arg(long, value_delimiter = ',', default_values_t = [1_000, 1_000_000])]
     objects: Vec<u64>,
     /// Requests a second of all clients together.
-    #[arg(long, default_value_t = 2_000, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..))]
     rate: u32,
     /// Swaps a second.
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
@@ -210,9 +210,9 @@ struct SoakSwapArgs {
     /// Swaps before the first look at the process.
     #[arg(long, default_value_t = 5_000)]
     warm_up: u64,
-    /// Requests a second of all clients together; as many as can be if left out.
-    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
-    rate: Option<u32>,
+    /// Requests a second of all clients together.
+    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..))]
+    rate: u32,
     /// Has objects migrate with each swap, forwards and backwards.
     #[arg(long)]
     schema: bool,

@@ -63,8 +63,8 @@ pub struct Soak {
     pub warm_up: u64,
     /// Which plugins take turns.
     pub pair: Pair,
-    /// Requests a second of all clients together; none for as many as can be.
-    pub rate: Option<u32>,
+    /// Requests a second of all clients together.
+    pub rate: u32,
     /// Clients.
     pub clients: usize,
     /// Swaps, together with the counter, a plugin that leaves data with a destructor and a key on each thread that calls it.
@@ -113,7 +113,7 @@ pub fn run(soak: &Soak, tell: &mut dyn FnMut(Value)) -> Result<SoakReport, Swaps
         accounts: 0,
         clients: soak.clients,
         requests_max: None,
-        rate: soak.rate,
+        rate: Some(soak.rate),
         one_by_one: false,
         patience: PATIENCE,
     })?;
