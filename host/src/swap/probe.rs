@@ -19,6 +19,7 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
+use theseus_abi::Capability;
 
 use super::{
     Candidate, SwapError, Swapper,
@@ -31,9 +32,6 @@ use crate::{
 };
 
 pub(super) use self::work::work;
-
-/// What a manifest asks for if the plugin keeps threads of its own.
-const THREADS: &str = "threads";
 
 /// What became of one candidate.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -173,7 +171,7 @@ fn probe_one(swapper: &Swapper, candidate: &Candidate, change: &Change) -> Resul
     let task = Task {
         file: Bytes(Cow::Owned(candidate.staged.bytes().to_vec())),
         origin: candidate.path.to_string_lossy().into_owned(),
-        threads: candidate.inspection.manifest.capabilities.iter().any(|capability| capability == THREADS),
+        threads: candidate.inspection.capabilities.contains(&Capability::Threads),
         samples: samples::pick(&swapper.engine, &change.migrations, settings.probe_samples),
     };
     let mut child = confined::spawn(settings, candidate.staged.length())?;

@@ -279,8 +279,8 @@ fn a_file_made_to_cost_time_costs_little() {
 
 #[test]
 fn a_dynamic_table_made_to_cost_time_costs_little() {
-    // A million libraries that are needed, and a million entries that mean nothing.
-    const ENTRIES: usize = 1 << 20;
+    // Very many libraries that are needed, and very many entries that mean nothing.
+    const ENTRIES: usize = 1 << 18;
     for tag in [1_u64, 0x6fff_ff00] {
         let mut bytes = bare("well", |_| ());
         const PT_DYNAMIC: u32 = 2;

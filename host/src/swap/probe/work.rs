@@ -2,10 +2,10 @@
 
 use std::{fs, thread, time::Duration};
 
-use theseus_abi::{Failure, FailureCode, abi_stable::std_types::RVec};
+use theseus_abi::{Capability, Failure, FailureCode, abi_stable::std_types::RVec};
 use theseus_value::{DecodeError, raw::MapView};
 
-use super::{Refused, Report, Samples, THREADS, Task};
+use super::{Refused, Report, Samples, Task};
 use crate::{
     plugin::{Behavior, Generation, Leaving, PinReason},
     sandbox::Desk,
@@ -167,7 +167,8 @@ impl Trial<'_> {
             return Ok(());
         }
         let reason = format!(
-            "it left {count} threads running (`{names}`): end them before it returns, or ask for the capability `{THREADS}`"
+            "it left {count} threads running (`{names}`): end them before it returns, or ask for the capability `{}`",
+            Capability::Threads
         );
         Err(refused("what it leaves behind", reason))
     }
