@@ -252,7 +252,11 @@ mod tests {
     #[test]
     fn threads_are_seen_by_name() {
         let (sender, receiver) = std::sync::mpsc::channel::<()>();
-        let thread = thread::Builder::new().name("a-worker".into()).spawn(move || receiver.recv()).unwrap();
+        let (started, has_started) = std::sync::mpsc::channel();
+        // A thread takes its name itself, before it does anything else.
+        let work = move || started.send(()).map_err(|_| std::sync::mpsc::RecvError).and_then(|()| receiver.recv());
+        let thread = thread::Builder::new().name("a-worker".into()).spawn(work).unwrap();
+        has_started.recv().unwrap();
         assert!(threads().contains(&"a-worker".to_owned()), "{:?}", threads());
         drop(sender);
         thread.join().unwrap().unwrap_err();
