@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use rustc_hash::FxHashMap;
 use theseus_value::ObjectId;
 
 use super::{
@@ -16,12 +17,18 @@ use super::{
 pub struct Reader {
     identity: Arc<Identity>,
     table: Option<(Tid, TableView)>,
+    /// What [`last_in_schema`](Self::last_in_schema) found, and as of which version: objects derived from one prototype all
+    /// ask for the same.
+    former: FxHashMap<(ObjectId, u32), (Tid, Option<Arc<ObjectRecord>>)>,
 }
+
+/// How many answers of [`Reader::last_in_schema`] are kept.
+const FORMER_MAX: usize = 256;
 
 impl Reader {
     /// A reader without a view as yet.
     pub fn new(identity: Arc<Identity>) -> Reader {
-        Reader { identity, table: None }
+        Reader { identity, table: None, former: FxHashMap::default() }
     }
 
     /// The identity behind it.
@@ -79,8 +86,10 @@ impl Reader {
     /// If the storage fails, or a row or record is damaged.
     pub fn last_in_schema(&mut self, object: ObjectId, schema: u32) -> Result<Option<Arc<ObjectRecord>>, StorageError> {
         let fits = |record: &ObjectRecord| record.schema == schema;
-        let found = self.identity.objects.newest_where(&object, |version| version.record.as_deref().is_some_and(fits));
-        if let Some(version) = found {
+        // Of what is durable, the overlay keeps only the last version of a batch; the history has all. A deletion ends the search.
+        let head = self.identity.head().tid;
+        let ends = |version: &Arc<Version>| version.tid > head && version.record.as_deref().is_none_or(fits);
+        if let Some(version) = self.identity.objects.newest_where(&object, ends) {
             return Ok(version.record.clone());
         }
         match self.durable(object)? {
@@ -107,18 +116,34 @@ impl Reader {
     }
 
     fn back_to_schema(
-        &self,
+        &mut self,
         object: ObjectId,
         newest: &Version,
         schema: u32,
     ) -> Result<Option<Arc<ObjectRecord>>, StorageError> {
+        let known = self.former.get(&(object, schema)).cloned();
+        let known_at = |at: Tid| known.as_ref().filter(|(as_of, _)| *as_of == at).map(|(_, found)| found.clone());
+        if let Some(found) = known_at(newest.tid) {
+            return Ok(found);
+        }
         let view = self.identity.history.read()?;
         let (mut record, mut previous) = (newest.record.clone(), newest.previous);
         while record.as_deref().is_some_and(|record| record.schema != schema) {
-            let Some(tid) = previous.exists() else { return Ok(None) };
+            let Some(tid) = previous.exists() else {
+                record = None;
+                break;
+            };
+            if let Some(found) = known_at(tid) {
+                record = found;
+                break;
+            }
             let write = written(&view, object, tid)?;
             (record, previous) = (write.record, write.previous);
         }
+        if self.former.len() >= FORMER_MAX {
+            self.former.clear();
+        }
+        self.former.insert((object, schema), (newest.tid, record.clone()));
         Ok(record)
     }
 

@@ -46,7 +46,13 @@ fn record(content: u8) -> Arc<ObjectRecord> {
     writer.map(1);
     writer.text("content");
     writer.uint(content.into());
-    Arc::new(ObjectRecord { behavior: "test.Thing".into(), schema: 1, parents: [].into(), slots: slots.into() })
+    let schema = schema(content);
+    Arc::new(ObjectRecord { behavior: "test.Thing".into(), schema, parents: [].into(), slots: slots.into() })
+}
+
+/// Objects are now of this schema, now of that.
+fn schema(content: u8) -> u32 {
+    1 + u32::from(content % 3)
 }
 
 /// The last byte of an encoded map of one small integer is that integer, in its head or after it.
@@ -169,6 +175,16 @@ impl Subject {
             let at = at % (self.durable + 1);
             let past = content(reader.as_of(id, Tid(at as u64)).unwrap());
             assert_eq!(past, expected(&self.states[at]), "object {object} as of {at} of {}", self.durable);
+            if self.durable + 1 < self.states.len() {
+                continue;
+            }
+            for wanted in 1..=3 {
+                // Back to where it was of that schema, or was not.
+                let states = self.states.iter().rev().map(expected);
+                let former = states.take_while(Option::is_some).flatten().find(|content| schema(*content) == wanted);
+                let found = writer.reader().last_in_schema(id, wanted).unwrap();
+                assert_eq!(found.and_then(|record| record.slots.last().copied()), former, "object {object}");
+            }
         }
         for name in 0..4 {
             let name = format!("name-{name}");
