@@ -19,8 +19,11 @@ pub struct Reader {
     table: Option<(Tid, TableView)>,
     /// What [`last_in_schema`](Self::last_in_schema) found, and as of which version: objects derived from one prototype all
     /// ask for the same.
-    former: FxHashMap<(ObjectId, u32), (Tid, Option<Arc<ObjectRecord>>)>,
+    former: FxHashMap<(ObjectId, u32), Former>,
 }
+
+/// As of which version, and what was found.
+type Former = (Tid, Option<Arc<ObjectRecord>>);
 
 /// How many answers of [`Reader::last_in_schema`] are kept.
 const FORMER_MAX: usize = 256;
