@@ -134,7 +134,7 @@ impl Model {
             assert_eq!(answer.json()["result"], before, "{name}");
             self.items.get_mut(&name).unwrap().own = Some(n);
         } else {
-            self.assert_unlucky(&name, &answer.text().to_owned());
+            self.assert_unlucky(&name, answer.text());
         }
     }
 
@@ -147,7 +147,7 @@ impl Model {
         };
         let answer = client.post("/v1/objects", &body);
         match parent.as_ref().filter(|_| answer.status >= 300) {
-            Some(parent) => self.assert_unlucky(parent, &answer.text().to_owned()),
+            Some(parent) => self.assert_unlucky(parent, answer.text()),
             None => {
                 answer.ok();
                 // An item that was made has its number, one that was derived has none.

@@ -195,6 +195,7 @@ fn a_failure_is_forgotten_when_its_object_is() {
     let host = Host::start(&home);
     home.swap(&[&fixtures::items("items")]);
     let mut client = host.client();
+    item(&mut client, "lucky", 7);
     item(&mut client, "unlucky", 13);
     home.json(&["swap", "--eager", fixtures::items("items_2").to_str().unwrap()]);
     assert_eq!(plugins(&home, "active")[0]["migrations"][0]["failed"], 1);
