@@ -319,8 +319,10 @@ impl Swapper {
             self.store.keep(&candidate.staged)?;
         }
         stages.end("keep");
-        self.finish_present(&foreseen)?;
-        stages.end("finish_migration");
+        if foreseen.changes.iter().any(Change::waits_for_migration) {
+            self.finish_present(&foreseen)?;
+            stages.end("finish_migration");
+        }
         let offers = inspections(&candidates);
         let generations = load(candidates, &self.retirement)?;
         stages.end("load");
@@ -330,15 +332,14 @@ impl Swapper {
         let done = done?;
         stages.end("commit");
         let left = self.finish_if(options.eager);
-        stages.end("migrate");
+        if options.eager {
+            stages.end("migrate");
+        }
         Ok(Swapped { plan: foreseen, done: Some(done), rehearsal, probed, left, stages_us: stages.us })
     }
 
     /// Has the present plugins migrate what those offered could not read.
     fn finish_present(&self, plan: &Plan) -> Result<(), SwapError> {
-        if !plan.changes.iter().any(Change::waits_for_migration) {
-            return Ok(());
-        }
         let left = self.migrator.finish().map_err(|problem| SwapError::MigrationInterrupted { problem })?;
         let behaviors = plan.changes.iter().flat_map(|change| &change.migrations);
         let waiting: Vec<_> = behaviors.filter(|it| it.by == MigratedBy::PresentFirst).collect();
