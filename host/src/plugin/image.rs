@@ -123,19 +123,27 @@ impl Image {
         }
         self.watched.leave();
         hooks::settle_here();
-        match self.watched.threads() {
-            0 => {}
-            count => return Err(PinReason::Threads { count }),
-        }
+        self.no_threads()?;
         if self.watched.owed() > 0 {
             return Err(match hooks::summon(&self.watched) {
                 0 => PinReason::Settling,
                 threads => PinReason::ThreadLocals { threads },
             });
         }
+        // Again: the last destructor may have started one. From here on nothing of the image runs that could.
+        self.no_threads()?;
         match self.watched.mapping().and_then(|mapping| mapping.signal_handler()) {
             Some(signal) => Err(PinReason::SignalHandler { signal }),
             None => Ok(()),
+        }
+    }
+}
+
+impl Image {
+    fn no_threads(&self) -> Result<(), PinReason> {
+        match self.watched.threads() {
+            0 => Ok(()),
+            count => Err(PinReason::Threads { count }),
         }
     }
 }
