@@ -31,7 +31,10 @@ impl<'a> Turn<'a> {
             Ok(_) => Ok(Some((name, from, to))),
             Err(failure) => {
                 self.undo_to(mark);
-                self.blame_migration(behavior, &failure);
+                // What does not fit beside what was written before it is nobody's fault yet.
+                if failure.code != FailureCode::LIMIT_EXCEEDED || mark == 0 {
+                    self.blame_migration(behavior, &failure);
+                }
                 Err(failure)
             }
         }
