@@ -142,6 +142,11 @@ fn an_older_plugin_comes_back_and_the_newer_one_turns_its_objects_back() {
     home.verify();
 }
 
+/// How many errors were counted of the plugin on probation.
+fn probation_errors(home: &Home) -> u64 {
+    home.json(&["plugins"])["probation"][0]["errors"].as_u64().unwrap()
+}
+
 /// An item with a number.
 fn item(client: &mut Client, name: &str, n: i64) -> u64 {
     let id = client.create("items.Item", name);
@@ -164,6 +169,7 @@ fn an_object_that_cannot_migrate_is_left_as_it_was_and_blocks_nothing() {
     }]);
     assert_eq!((&swapped["left"], &swapped["unfinished"]), (&failed, &Json::Null));
     assert_eq!(plugins(&home, "active")[0]["migrations"], failed);
+    assert_eq!(probation_errors(&home), 1, "it is tried once");
     assert!(home.run(&["plugins"]).contains(&format!("object {}: unlucky", ids[3])));
     assert_eq!(client.call("item-14", "add", &json!([1])), 15);
     assert_eq!(schema(&mut client, "item-13"), 1);
@@ -190,6 +196,24 @@ fn an_object_that_cannot_migrate_is_left_as_it_was_and_blocks_nothing() {
 }
 
 #[test]
+fn steps_that_are_full_are_nobodys_fault() {
+    let home = Home::with_settings("[execution]\nwrite_bytes_per_transaction_max = 400\n");
+    let host = Host::start(&home);
+    home.swap(&[&fixtures::items("items")]);
+    let mut client = host.client();
+    for n in 20..60 {
+        item(&mut client, &format!("item-{n}"), n);
+    }
+    let swapped = home.json(&["swap", "--eager", fixtures::items("items_2").to_str().unwrap()]);
+    assert_eq!((&swapped["left"], &swapped["unfinished"]), (&json!([]), &Json::Null));
+    let steps = home.transactions("theseus.migrate");
+    assert!(steps.len() >= 4, "{} steps: the limit has to come before the objects of a step do", steps.len());
+    assert_eq!(probation_errors(&home), 0);
+    host.stop();
+    home.verify();
+}
+
+#[test]
 fn a_failure_is_forgotten_when_its_object_is() {
     let home = Home::new();
     let host = Host::start(&home);
@@ -197,9 +221,16 @@ fn a_failure_is_forgotten_when_its_object_is() {
     let mut client = host.client();
     item(&mut client, "lucky", 7);
     item(&mut client, "unlucky", 13);
+    let other = item(&mut client, "unlucky-too", 13);
     home.json(&["swap", "--eager", fixtures::items("items_2").to_str().unwrap()]);
-    assert_eq!(plugins(&home, "active")[0]["migrations"][0]["failed"], 1);
+    assert_eq!(plugins(&home, "active")[0]["migrations"][0]["failed"], 2);
     client.delete("/v1/objects/unlucky").ok();
+    until("one failure to be forgotten", || {
+        let progress = &plugins(&home, "active")[0]["migrations"][0];
+        let failures = progress["failures"].as_array().unwrap();
+        progress["failed"] == 1 && failures.len() == 1 && failures[0]["object"] == other
+    });
+    client.delete(&format!("/v1/objects/{other}")).ok();
     until_migrated(&home);
     host.stop();
     home.verify();

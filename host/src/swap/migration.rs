@@ -13,7 +13,7 @@ use std::{
 use theseus_abi::Failure;
 use theseus_value::{ObjectId, Value};
 
-use super::{ask, retire::Retirement};
+use super::{ask, look, retire::Retirement};
 use crate::{
     config,
     exec::{Admit, Behind, Doing, Engine, MigrationStep, PluginSet, Refusal},
@@ -60,6 +60,7 @@ pub struct FailedObject {
 
 /// The migration's thread.
 pub struct Migrator {
+    engine: Arc<Engine>,
     shared: Arc<Shared>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -110,14 +111,21 @@ impl Migrator {
         let shared = Arc::new(Shared::default());
         let reader = Reader::new(engine.identity().clone());
         let (at_once, rest) = (settings.migration_objects_max, Duration::from_millis(settings.migration_rest_ms));
-        let walker = Walker { shared: shared.clone(), engine, retirement, reader, at_once, rest, walk: 0 };
+        let walker =
+            Walker { shared: shared.clone(), engine: engine.clone(), retirement, reader, at_once, rest, walk: 0 };
         let thread = thread::Builder::new().name("migration".into()).spawn(move || walker.run());
-        Migrator { shared, thread: Mutex::new(Some(thread.expect("the system gives a thread at start"))) }
+        Migrator { engine, shared, thread: Mutex::new(Some(thread.expect("the system gives a thread at start"))) }
     }
 
     /// Has all objects looked through: after a swap, and after a start.
     pub fn wake(&self) {
-        self.shared.lock().wanted += 1;
+        // Here and now, so that nobody who asks before the thread gets to it is told that nothing is behind.
+        let behind = look(&self.engine, PluginSet::behind);
+        let mut state = self.shared.lock();
+        state.wanted += 1;
+        state.progress.clear();
+        // Refused only by a host that has too much to do or stops; the thread looks, too.
+        state.set_behind(&behind.unwrap_or_default());
         self.shared.changed.notify_all();
     }
 
@@ -128,7 +136,10 @@ impl Migrator {
     /// In words why the end was not reached: the host stops, or its storage fails.
     pub fn finish(&self) -> Result<Vec<Progress>, String> {
         let mut state = self.shared.lock();
-        state.wanted += 1;
+        // One that is due or under way comes to everything, too; another one would try again what it could not migrate.
+        if state.wanted == state.finished {
+            state.wanted += 1;
+        }
         state.waiting += 1;
         let walk = state.wanted;
         self.shared.changed.notify_all();
@@ -196,7 +207,11 @@ impl Walker {
                     self.walk = walk;
                     self.walk()
                 }
-                None => self.look().map(drop),
+                None => self.look().map(|left| {
+                    if left {
+                        self.shared.lock().wanted += 1;
+                    }
+                }),
             };
             self.reader.release();
             let broken_off = match result {
@@ -241,7 +256,7 @@ impl Walker {
 
     /// Looks through all objects and has those that are behind brought up.
     fn walk(&mut self) -> Result<(), Interruption> {
-        self.shared.lock().progress.clear();
+        self.shared.lock().progress.iter_mut().for_each(Progress::try_again);
         let started = Instant::now();
         // What is made from now on has the schema in force.
         let end = self.engine.vitals().next_object.load(std::sync::atomic::Ordering::Relaxed);
@@ -336,6 +351,10 @@ impl Walker {
     /// Takes down what a step did. Answers whether something is left that was not tried.
     fn note(&self, step: &MigrationStep, objects: &[(ObjectId, Arc<str>, u32)]) -> bool {
         let mut state = self.shared.lock();
+        if state.wanted != self.walk {
+            // What the step saw is not in force any more.
+            return true;
+        }
         state.set_behind(&step.behind);
         for progress in &mut state.progress {
             let Behind { behavior, from, to, .. } = &progress.behind;
@@ -356,31 +375,38 @@ impl Walker {
     /// Looks what is behind, and lets go of fallbacks that nothing needs any more. Answers whether something is left that was
     /// not tried.
     fn look(&mut self) -> Result<bool, Interruption> {
-        let (sender, receiver) = mpsc::channel();
-        let look = Box::new(move |plugins: &PluginSet, census: &Census| {
-            _ = sender.send((plugins.behind(census), needless_fallbacks(plugins, census)));
-        });
-        ask(&self.engine, Doing::Look { look })?;
-        let (behind, needless) = receiver.recv().map_err(|_| Refusal::Stopping)?;
+        let both = |plugins: &PluginSet, census: &Census| (plugins.behind(census), needless_fallbacks(plugins, census));
+        let (behind, needless) = loop {
+            match look(&self.engine, both) {
+                Err(Refusal::Overloaded) => thread::sleep(BACK_OFF),
+                seen => break seen?,
+            }
+            self.go_on()?;
+        };
         if !needless.is_empty() {
             self.release(needless)?;
         }
-        self.shared.lock().set_behind(&behind);
         self.forget_overcome()?;
-        Ok(self.shared.lock().progress.iter().any(|it| it.behind.objects > it.failed))
+        let mut state = self.shared.lock();
+        if state.wanted != self.walk {
+            return Err(Interruption::Outdated);
+        }
+        state.set_behind(&behind);
+        Ok(state.progress.iter().any(|it| it.behind.objects > it.failed))
     }
 
     /// Forgets failures of objects that were deleted, or migrated when they were touched.
     fn forget_overcome(&mut self) -> Result<(), Interruption> {
         let head = self.engine.identity().head().tid;
-        for progress in self.shared.lock().progress.clone() {
-            for FailedObject { object, .. } in &progress.failures {
-                let version = self.reader.snapshot(*object, head);
+        self.reader.refresh();
+        let known = self.shared.lock().progress.clone();
+        for Progress { behind: Behind { behavior, from, .. }, failures, .. } in known {
+            for FailedObject { object, .. } in failures {
+                let version = self.reader.snapshot(object, head);
                 let version = version.map_err(|error| Interruption::Unreadable(error.to_string()))?;
                 let record = version.and_then(|version| version.record.clone());
-                let Behind { behavior, from, .. } = &progress.behind;
-                if record.is_none_or(|record| record.schema != *from || record.behavior != *behavior) {
-                    self.shared.lock().forget(*object);
+                if record.is_none_or(|record| record.schema != from || record.behavior != behavior) {
+                    self.shared.lock().forget(object);
                 }
             }
         }
@@ -444,7 +470,17 @@ impl State {
 
     fn forget(&mut self, object: ObjectId) {
         for progress in &mut self.progress {
+            let before = progress.failures.len();
             progress.failures.retain(|failed| failed.object != object);
+            progress.failed -= (before - progress.failures.len()) as u64;
         }
+    }
+}
+
+impl Progress {
+    /// What failed is to be tried again.
+    fn try_again(&mut self) {
+        self.failed = 0;
+        self.failures.clear();
     }
 }

@@ -266,12 +266,7 @@ impl Swapper {
 
     fn plan(&self, candidates: &[Candidate], removed: &[Arc<str>]) -> Result<Plan, Refusal> {
         let (offers, removed) = (inspections(candidates), removed.to_vec());
-        let (sender, receiver) = mpsc::channel();
-        let look = Box::new(move |plugins: &PluginSet, census: &Census| {
-            _ = sender.send(plan::plan_with_removal(plugins, census, &offers, &removed));
-        });
-        ask(&self.engine, Doing::Look { look })?;
-        receiver.recv().map_err(|_| Refusal::Stopping)
+        look(&self.engine, move |plugins, census| plan::plan_with_removal(plugins, census, &offers, &removed))
     }
 
     /// Puts plugin files in force, all of them or none, and retires what they replace.
@@ -463,6 +458,16 @@ fn note(plan: &Plan) -> Vec<u8> {
     };
     let plugins = plan.changes.iter().map(|it| (it.name.clone(), change(it))).collect();
     Value::Map([("plugins".to_owned(), Value::Map(plugins))].into_iter().collect()).encode()
+}
+
+/// Looks at what is in force between two transactions.
+fn look<T: Send + 'static>(
+    engine: &Engine,
+    at: impl FnOnce(&PluginSet, &Census) -> T + Send + 'static,
+) -> Result<T, Refusal> {
+    let (sender, receiver) = mpsc::channel();
+    ask(engine, Doing::Look { look: Box::new(move |plugins, census| _ = sender.send(at(plugins, census))) })?;
+    receiver.recv().map_err(|_| Refusal::Stopping)
 }
 
 /// Has the executor do something and waits for the answer.
