@@ -59,6 +59,8 @@ impl Swapper {
         }
         let in_force: Vec<_> = plugins.plugins().map(|it| self.file(it)).collect::<Result<_, _>>()?;
         let fallbacks: Vec<_> = plugins.fallbacks().map(|it| self.file(it)).collect::<Result<_, _>>()?;
+        // A rehearsal takes its time, and a generation that is replaced meanwhile does not wait for it.
+        drop(plugins);
         let engine = self.engine.clone();
         let rehearsal = Rehearsal {
             identity: self.engine.identity().clone(),
