@@ -79,13 +79,21 @@ pub fn run(bench: &Bench, tell: &mut dyn FnMut(Value)) -> Result<(), SwapsError>
 
 impl Files {
     fn prepare(bench: &Bench) -> Result<Files, SwapsError> {
-        let library = |name: &str| bench.plugins.join(format!("lib{name}.so"));
+        let plugins = absolute(&bench.plugins)?;
+        let library = |name: &str| plugins.join(format!("lib{name}.so"));
         let counter = library("counter");
-        let same = ["counter-a.so", "counter-b.so"].map(|name| bench.folder.join(name));
+        let folder = absolute(&bench.folder)?;
+        let same = ["counter-a.so", "counter-b.so"].map(|name| folder.join(name));
         altered_copy(&counter, &same[0], b"a")?;
         altered_copy(&counter, &same[1], b"b")?;
         Ok(Files { same, next: library("counter_v2"), bench: library("bench_plugin") })
     }
+}
+
+/// Where a folder really is. The host takes absolute paths only, since it has a working directory of its own.
+pub(super) fn absolute(folder: &Path) -> Result<PathBuf, SwapsError> {
+    let failed = |source| SwapsError::File { action: "find", path: folder.to_owned(), source };
+    folder.canonicalize().map_err(failed)
 }
 
 /// A copy of a library that does the same and is another file: what stands behind the last section is never loaded.

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::{
     Resources, Sorted, Swapped, SwapsError,
-    bench::altered_copy,
+    bench::{absolute, altered_copy},
     rounded,
     touch::Toucher,
     vessel::{PATIENCE, Vessel},
@@ -176,11 +176,12 @@ fn files(soak: &Soak) -> Result<[Vec<PathBuf>; 2], SwapsError> {
         let path = soak.folder.clone();
         SwapsError::File { action: "make", path, source }
     })?;
+    let folder = absolute(&soak.folder)?;
     let second = if soak.pair == Pair::Schema { "counter_v2" } else { "counter" };
     let set = |mark: &str, counter: &str| {
         let touching = soak.touch.then_some("bench_plugin");
         let copy = |name: &str| {
-            let file = soak.folder.join(format!("{name}-{mark}.so"));
+            let file = folder.join(format!("{name}-{mark}.so"));
             altered_copy(&soak.plugins.join(format!("lib{name}.so")), &file, mark.as_bytes()).map(|()| file)
         };
         std::iter::once(counter).chain(touching).map(copy).collect::<Result<Vec<_>, _>>()
