@@ -117,18 +117,14 @@ mod tests {
             more: 1,
         };
         let times = Times { transactions: 2, in_force_ns: 2_500, offered_ns: 4_000 };
-        let report = Report {
-            last: 9,
-            behaviors: vec!["counter.Counter".into()],
-            span: Some((tid(4), tid(5))),
-            end: End::LookedAt(100),
-            counts: [(Class::Same, 1), (Class::Error, 1)].into(),
-            methods: [("counter.Counter.increment".to_owned(), times)].into(),
-            differences: vec![one],
-            names: [(ObjectId(7), "visits".to_owned())].into(),
-            restarts: 0,
-            elapsed_ms: 3,
-        };
+        let mut report = Report::new(9, vec!["counter.Counter".into()]);
+        report.span = Some((tid(4), tid(5)));
+        report.end = End::LookedAt(100);
+        report.counts = [(Class::Same, 1), (Class::Error, 1)].into();
+        report.methods = [("counter.Counter.increment".to_owned(), times)].into();
+        report.differences = vec![one];
+        report.names = [(ObjectId(7), "visits".to_owned())].into();
+        report.elapsed_ms = 3;
         let expected = json!({
             "last": 9, "transactions": 2, "from": 4, "to": 5, "end": "looked_at", "limit": 100,
             "behaviors": ["counter.Counter"], "counts": { "same": 1, "error": 1 },

@@ -269,9 +269,89 @@ fn write_line(to: &mut dyn Write, name: &str, figures: &Figures) -> io::Result<(
     )
 }
 
+/// What `theseus rehearse --json --all-differences` reports, as far as it is about flights.
+#[derive(Deserialize)]
+struct Rehearsal {
+    differences: Vec<Difference>,
+}
+
+#[derive(Deserialize)]
+struct Difference {
+    class: String,
+    request_id: Option<String>,
+    recorded: Ended,
+    offered: Option<Ended>,
+}
+
+#[derive(Deserialize)]
+struct Ended {
+    result: Option<Vec<String>>,
+}
+
+impl Ended {
+    /// The objects for which an alert was raised.
+    fn alerts(&self) -> String {
+        match self.result.as_deref() {
+            None | Some([]) => "-".to_owned(),
+            Some(names) => names.join(","),
+        }
+    }
+}
+
+/// Why the differences that a rehearsal found cannot be written.
+#[derive(thiserror::Error, Debug)]
+pub enum DifferencesError {
+    /// What was read is no report, or not about flights.
+    #[error("this is no report of a rehearsal of flights: {0}")]
+    Form(#[from] serde_json::Error),
+    /// A flight was not taken in by `voyage feed`, or with another `--ids`.
+    #[error("the request id {id:?} is not that of a flight, `flight-LINE`")]
+    NotAFlight {
+        /// The id.
+        id: String,
+    },
+    /// They cannot be written.
+    #[error("cannot write the differences: {0}")]
+    Write(#[from] io::Error),
+}
+
+/// Writes the flights that a rehearsal says would come out otherwise, as `flights-figures FILE rehearsal` does. Returns how many
+/// there are.
+pub fn write_differences(report: impl Read, to: &mut dyn Write) -> Result<u64, DifferencesError> {
+    let Rehearsal { differences } = serde_json::from_reader(report)?;
+    let mut count = 0;
+    for Difference { class, request_id, recorded, offered } in differences {
+        let Some(kind) = class.strip_prefix("different_") else { continue };
+        let id = request_id.unwrap_or_default();
+        let line = id.strip_prefix("flight-").filter(|line| line.bytes().all(|byte| byte.is_ascii_digit()));
+        let Some(line) = line else { return Err(DifferencesError::NotAFlight { id }) };
+        let would = offered.map_or_else(|| "-".to_owned(), |offered| offered.alerts());
+        writeln!(to, "{line}\t{kind}\t{}\t{would}", recorded.alerts())?;
+        count += 1;
+    }
+    Ok(count)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn differences_are_written_as_the_figures_script_writes_them() {
+        let ended = |names: &[&str]| serde_json::json!({ "ok": true, "result": names, "error": null });
+        let one = |class: &str, id: &str, was: &[&str], would: &[&str]| serde_json::json!({ "class": class, "request_id": id, "recorded": ended(was), "offered": ended(would) });
+        let report = serde_json::json!({ "counts": {}, "differences": [
+            one("different_result", "flight-7", &[], &["carrier/UA", "airport/EWR"]),
+            one("slower", "flight-8", &[], &[]),
+            one("different_writes", "flight-9", &["carrier/UA"], &["carrier/UA"]),
+        ] });
+        let mut out = Vec::new();
+        assert_eq!(write_differences(report.to_string().as_bytes(), &mut out).unwrap(), 2);
+        let expected = "7\tresult\t-\tcarrier/UA,airport/EWR\n9\twrites\tcarrier/UA\tcarrier/UA\n";
+        assert_eq!(String::from_utf8(out).unwrap(), expected);
+        let stray = serde_json::json!({ "differences": [one("different_result", "r-1", &[], &[])] }).to_string();
+        assert!(write_differences(stray.as_bytes(), &mut Vec::new()).is_err());
+    }
 
     const EXCERPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../plugins/flights/data/flights-excerpt.csv.gz");
 

@@ -46,6 +46,9 @@ enum Command {
         #[command(flatten)]
         to: To,
     },
+    /// Prints what `theseus rehearse --json --all-differences`, given on standard input, found in the flights, one line for each
+    /// flight that would come out otherwise.
+    Differences,
     /// Increments counters and moves money from many clients, and compares the host with what they were told.
     Load(LoadArgs),
     /// Measures what swaps cost the host and its clients; one JSON line a figure.
@@ -226,6 +229,7 @@ fn main() -> ExitCode {
         Command::Feed(args) => feed_file(args),
         Command::Wait { to } => wait_until_ready(&to),
         Command::Figures { to } => print_figures(&to),
+        Command::Differences => print_differences(),
         Command::Load(args) => make_load(args),
         Command::BenchSwap(args) => bench_swap(args),
         Command::SoakSwap(args) => soak_swap(args),
@@ -279,6 +283,13 @@ fn print_figures(to: &To) -> Result<bool, Box<dyn Error>> {
         eprintln!("voyage: the host has seen no flights; take some in with `voyage feed`");
     }
     Ok(count > 0)
+}
+
+fn print_differences() -> Result<bool, Box<dyn Error>> {
+    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+    flights::write_differences(std::io::stdin().lock(), &mut out)?;
+    out.flush()?;
+    Ok(true)
 }
 
 fn make_load(args: LoadArgs) -> Result<bool, Box<dyn Error>> {

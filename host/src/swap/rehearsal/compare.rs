@@ -20,7 +20,7 @@ use crate::{
 const CHANGES_MAX: usize = 50;
 
 /// The largest value that is shown as it is, in bytes.
-const SHOWN_BYTES_MAX: usize = 16 << 10;
+pub(super) const SHOWN_BYTES_MAX: usize = 16 << 10;
 
 /// An encoded null, for which nothing at all may stand.
 const NULL: &[u8] = &[0xf6];

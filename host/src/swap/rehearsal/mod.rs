@@ -144,8 +144,12 @@ impl Rehearsal {
     }
 
     fn rehearse(&self, begun: Instant) -> Result<Report, RehearsalError> {
-        let selection = select::select(&self.identity, &self.behaviors, self.last, self.transactions_max)?;
+        let selection =
+            select::select(&self.identity, &self.behaviors, (self.last, self.transactions_max), &*self.go_on)?;
         let behaviors = self.behaviors.iter().map(ToString::to_string).collect();
+        if !(self.go_on)() {
+            return Err(RehearsalError::Stopping);
+        }
         let mut report = Report::new(self.last, behaviors);
         report.end = selection.end;
         let Some(first) = selection.entries.first() else { return Ok(report) };
@@ -381,7 +385,13 @@ impl<'a> Runner<'a> {
             Some(child) => child,
             None => self.child.insert(self.rehearsal.start()?),
         };
-        let answer = child.ask(&request, &mut |need| past.serve(need), deadline);
+        let given_bytes = &mut self.given_bytes;
+        let mut serve = |need: &[u8]| {
+            let given = past.serve(need);
+            *given_bytes += given.len();
+            given
+        };
+        let answer = child.ask(&request, &mut serve, deadline);
         let answer = answer.and_then(|answer| match wire::read_findings(&answer) {
             Ok(findings) if findings.len() == waiting.len() => Ok(findings),
             Ok(_) => Err(Fault::garbled("another number of findings than there were transactions")),

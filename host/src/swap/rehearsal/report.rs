@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use theseus_value::{ObjectId, Value};
 
-use super::{Entry, wire::Finding};
+use super::{Entry, compare::SHOWN_BYTES_MAX, wire::Finding};
 use crate::{
     exec::CREATE,
     identity::{Outcome, RecordedFailure, Tid, Transaction},
@@ -93,6 +93,8 @@ pub struct Report {
     pub restarts: u64,
     /// How long the rehearsal took, in milliseconds.
     pub elapsed_ms: u64,
+    /// How much `differences` hold, in bytes of encoded values.
+    pub(super) told_bytes: usize,
 }
 
 /// How long transactions took.
@@ -160,8 +162,14 @@ pub enum Told {
 /// How many differences of one class are told if not all are.
 const FIRST: u64 = 10;
 
+/// How much is told: beyond the first, differences lose their places, and beyond the second, nothing more is told. In bytes of
+/// encoded values.
+const PLACES_BYTES: usize = 16 << 20;
+const TOLD_BYTES: usize = 64 << 20;
+
 impl Report {
-    pub(super) fn new(last: u64, behaviors: Vec<String>) -> Report {
+    /// An empty one.
+    pub fn new(last: u64, behaviors: Vec<String>) -> Report {
         Report {
             last,
             behaviors,
@@ -173,6 +181,7 @@ impl Report {
             names: BTreeMap::new(),
             restarts: 0,
             elapsed_ms: 0,
+            told_bytes: 0,
         }
     }
 
@@ -216,7 +225,7 @@ impl Report {
         *count += 1;
         let wanted = match told {
             Told::First => *count <= FIRST,
-            Told::All => self.differences.len() < most,
+            Told::All => self.differences.len() < most && self.told_bytes < TOLD_BYTES,
         };
         // Making an object is told as the behaviour's `new`.
         let method = if method == CREATE { "new" } else { method };
@@ -228,6 +237,11 @@ impl Report {
             times.offered_ns += finding.offered_ns;
         }
         if finding.class != Class::Same && wanted {
+            let mut finding = finding;
+            if self.told_bytes >= PLACES_BYTES {
+                finding.more += std::mem::take(&mut finding.changes).len() as u64;
+            }
+            self.told_bytes += transaction.len().min(SHOWN_BYTES_MAX) + finding.bytes();
             let transaction = Transaction::decode(transaction).expect("it was decoded when it was taken in");
             self.differences.push(difference(entry, method, &transaction, finding));
         }

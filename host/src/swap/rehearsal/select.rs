@@ -32,12 +32,12 @@ pub(super) struct Entry {
     pub behavior: Arc<str>,
 }
 
-/// Walks the history back from its head until there are `last` transactions, or `most` were looked at.
+/// Walks the history back from its head until there are `last` transactions, or `most` were looked at, or `go_on` says no.
 pub(super) fn select(
     identity: &Arc<Identity>,
     affected: &BTreeSet<Arc<str>>,
-    last: u64,
-    most: u64,
+    (last, most): (u64, u64),
+    go_on: &dyn Fn() -> bool,
 ) -> Result<Selection, StorageError> {
     let mut selector = Selector { reader: Reader::new(identity.clone()), behaviors: FxHashMap::default(), affected };
     let mut found = Selection { entries: Vec::new(), end: End::Enough, named: FxHashSet::default() };
@@ -53,7 +53,7 @@ pub(super) fn select(
             if let Some(behavior) = selector.concerns(tid, transaction)? {
                 found.entries.push(Entry { tid, behavior });
             }
-            Ok((found.entries.len() as u64) < last)
+            Ok((found.entries.len() as u64) < last && go_on())
         })?;
         if found.end == End::Enough && (found.entries.len() as u64) < last {
             found.end = End::Beginning;

@@ -318,6 +318,18 @@ impl Finding {
         Finding { class, reason: Some(reason), in_force_ns: 0, offered_ns: 0, outcome, changes, more: 0 }
     }
 
+    /// How much its values hold, in bytes.
+    pub(super) fn bytes(&self) -> usize {
+        let outcome = match &self.outcome {
+            Some(Outcome::Done(result)) => result.len(),
+            Some(Outcome::Failed(failure)) => failure.message.len(),
+            None => 0,
+        };
+        let value = |value: &Option<Box<[u8]>>| value.as_ref().map_or(0, |value| value.len());
+        let changes = self.changes.iter().map(|it| it.path.len() + value(&it.recorded) + value(&it.offered));
+        outcome + changes.sum::<usize>()
+    }
+
     fn write(&self, out: &mut Vec<u8>) {
         let mut writer = Writer::new(out);
         writer.array(7);
