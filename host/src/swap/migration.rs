@@ -276,7 +276,8 @@ impl Walker {
         }
         self.look()?;
         let state = self.shared.lock();
-        for Progress { behind, failed, .. } in &state.progress {
+        // What is behind without having failed is another walk's: a swap has come in between.
+        for Progress { behind, failed, .. } in state.progress.iter().filter(|it| it.failed > 0) {
             let Behind { behavior, from, to, objects, .. } = behind;
             log::warn!(
                 "{objects} objects of {behavior} are left in schema {from} instead of {to}: {failed} failed to migrate"

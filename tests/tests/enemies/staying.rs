@@ -50,7 +50,9 @@ fn unloaded(arena: &mut Arena, name: &str) -> String {
     let known = (arena.pinned().len(), process::plugin_images(arena.host()));
     let before = use_and_replace(arena, name);
     let said = arena.logged(before, UNLOADED);
-    assert_eq!((arena.pinned().len(), process::plugin_images(arena.host())), known, "`{name}` is still there");
+    assert_eq!(arena.pinned().len(), known.0, "`{name}` is pinned");
+    // Fewer if a file that had been tried just before was still mapped.
+    assert!(process::plugin_images(arena.host()) <= known.1, "`{name}` is still there");
     said
 }
 

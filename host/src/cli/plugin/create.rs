@@ -55,6 +55,10 @@ crate-type = ["cdylib"]
 
 [dependencies]
 theseus-plugin = DEPENDENCY
+
+# Without what only debuggers need, a file is a tenth as large, and so is the work of a swap.
+[profile.release]
+strip = true
 "#;
 
 const LIBRARY: &str = r#"//! A plugin for Theseus.
