@@ -52,7 +52,7 @@ pub fn perform(home: &Home, action: Action) -> Result<Answer, ActionError> {
     if !home.history().join("data.mdb").exists() {
         return Err(views::storage(missing()));
     }
-    let _owner = OwnerLock::take(home).map_err(|error| match error {
+    let _readers = OwnerLock::share(home).map_err(|error| match error {
         OwnerError::Owned { .. } => views::error(codes::IDENTITY_IN_USE, error.to_string()),
         OwnerError::Io { .. } => views::error("storage", error.to_string()),
     })?;
