@@ -17,6 +17,7 @@ use std::{
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use theseus_abi::{Failure, FailureCode};
+use theseus_value::ObjectId;
 
 use crate::plugin::Digest;
 
@@ -114,6 +115,8 @@ struct Watched {
     dropped: BTreeSet<String>,
     errors_max: u64,
     tallies: BTreeMap<Fault, (u64, String)>,
+    /// The objects that could not be migrated in the background, as far as the budget goes: each is tried again and again.
+    left_behind: BTreeSet<ObjectId>,
 }
 
 impl Default for Faults {
@@ -128,7 +131,8 @@ impl Faults {
     pub fn watch(&self, generation: Digest, before: Option<Digest>, dropped: BTreeSet<String>, errors_max: u64) {
         let mut state = self.state();
         let familiar = before.map(|before| state.known.get(&before).cloned().unwrap_or_default());
-        state.watched.insert(generation, Watched { familiar, dropped, errors_max, tallies: BTreeMap::new() });
+        let (tallies, left_behind) = (BTreeMap::new(), BTreeSet::new());
+        state.watched.insert(generation, Watched { familiar, dropped, errors_max, tallies, left_behind });
         self.watching.store(state.watched.len(), Ordering::Relaxed);
     }
 
@@ -189,6 +193,17 @@ impl Faults {
             self.note(generation, Fault::of(failure.code.name(), &dropped), &failure.message);
         }
         is_dropped
+    }
+
+    /// Takes note of an object that could not be migrated in the background, once.
+    #[cold]
+    pub(super) fn left_behind(&self, generation: Digest, object: ObjectId, message: &str) {
+        let is_new = self.state().watched.get_mut(&generation).is_none_or(|watched| {
+            watched.left_behind.len() as u64 > watched.errors_max || watched.left_behind.insert(object)
+        });
+        if is_new {
+            self.note(generation, Fault::Migration, message);
+        }
     }
 
     /// Takes note that something went wrong in a generation.
@@ -296,6 +311,20 @@ mod tests {
         faults.note(NEW, Fault::Migration, "object 7");
         let expected = [("deadline".to_owned(), 1), ("migration".to_owned(), 1), ("bad_encoding".to_owned(), 1)];
         assert_eq!(counted(&faults), expected);
+    }
+
+    #[test]
+    fn an_object_that_is_left_behind_counts_once() {
+        let faults = Faults::default();
+        faults.watch(NEW, Some(OLD), BTreeSet::new(), 2);
+        for object in [7, 8, 7, 8, 7] {
+            faults.left_behind(NEW, ObjectId(object), "unlucky");
+        }
+        assert_eq!(counted(&faults), [("migration".to_owned(), 2)]);
+        faults.note(NEW, Fault::Migration, "a message failed because of it");
+        (0..100).for_each(|object| faults.left_behind(NEW, ObjectId(object), "unlucky"));
+        assert!(counted(&faults)[0].1 > 3);
+        assert!(faults.state().watched[&NEW].left_behind.len() <= 3, "beyond the budget nobody needs to know");
     }
 
     #[test]

@@ -263,9 +263,9 @@ impl<'a> Turn<'a> {
             .peek(object)?
             .ok_or_else(|| Failure::new(FailureCode::NO_SUCH_OBJECT, format!("there is no object {object}")))?;
         match self.plugins.behavior(&record.behavior) {
-            Some(behavior) if behavior.schema() != record.schema => {
-                self.migrate(object, record, behavior).inspect_err(|failure| self.blame_migration(behavior, failure))
-            }
+            Some(behavior) if behavior.schema() != record.schema => self
+                .migrate(object, record, behavior)
+                .inspect_err(|failure| self.blame_migration(behavior, None, failure)),
             _ => Ok(record),
         }
     }

@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Instant};
 
 use theseus_abi::{Failure, FailureCode};
+use theseus_value::ObjectId;
 
 use super::Turn;
 use crate::{
@@ -31,12 +32,16 @@ impl Turn<'_> {
         }
     }
 
-    /// Counts a failed migration for the plugin of a behaviour.
+    /// Counts a failed migration for the plugin of a behaviour; `object` if nobody but the host had asked for it.
     #[cold]
-    pub(super) fn blame_migration(&mut self, behavior: &Behavior, failure: &Failure) {
+    pub(super) fn blame_migration(&mut self, behavior: &Behavior, object: Option<ObjectId>, failure: &Failure) {
         let storage = matches!(failure.code, FailureCode::STORAGE | FailureCode::IDENTITY_DAMAGED);
         if !storage && let Some(generation) = self.plugins.provider(behavior.name()) {
-            self.plugins.faults().note(generation.digest(), Fault::Migration, &failure.message);
+            let faults = self.plugins.faults();
+            match object {
+                Some(object) => faults.left_behind(generation.digest(), object, &failure.message),
+                None => faults.note(generation.digest(), Fault::Migration, &failure.message),
+            }
         }
         self.blame.counted = Some(failure.clone());
     }

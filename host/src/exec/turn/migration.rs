@@ -33,7 +33,7 @@ impl<'a> Turn<'a> {
                 self.undo_to(mark);
                 // What does not fit beside what was written before it is nobody's fault yet.
                 if failure.code != FailureCode::LIMIT_EXCEEDED || mark == 0 {
-                    self.blame_migration(behavior, &failure);
+                    self.blame_migration(behavior, Some(object), &failure);
                 }
                 Err(failure)
             }
