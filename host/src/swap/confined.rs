@@ -76,10 +76,14 @@ pub(super) fn on_a_thread<R: Send>(run: impl FnOnce() -> R + Send) -> R {
     })
 }
 
-/// In a child: makes a loaded plugin of the bytes of a file, telling the parent each step.
-pub(super) fn load(file: &Bytes<'_>, origin: &str, desk: &mut Desk) -> Result<Generation, CannotLoad> {
+/// What a child needs to [`load`]: the bytes of the file, as they are. They are many, so they are not part of a task, where
+/// each encoding would copy them.
+pub(super) const FILE: &[u8] = b"file";
+
+/// In a child: makes a loaded plugin of the file that the parent gives for [`FILE`], telling it each step.
+pub(super) fn load(origin: &str, desk: &mut Desk) -> Result<Generation, CannotLoad> {
     desk.doing("seal");
-    let staged = Staged::seal(&*file.0, origin.as_ref()).map_err(CannotLoad::Seal)?;
+    let staged = Staged::seal(&*desk.need(FILE), origin.as_ref()).map_err(CannotLoad::Seal)?;
     sandbox::forbid_files();
     let inspection = plugin::inspect_staged(&staged).map_err(CannotLoad::Inspect)?;
     plugin::load_telling(staged, inspection, &mut |step| desk.doing(step)).map_err(CannotLoad::Load)

@@ -13,7 +13,6 @@ mod samples;
 mod work;
 
 use std::{
-    borrow::Cow,
     collections::BTreeSet,
     sync::{Mutex, PoisonError},
 };
@@ -92,9 +91,7 @@ fn advice(cause: &Cause) -> &'static str {
 /// What a child is asked to try.
 #[derive(Serialize, Deserialize)]
 pub(super) struct Task {
-    /// The bytes of the file.
-    file: Bytes<'static>,
-    /// Where it was read from.
+    /// Where the file was read from.
     origin: String,
     /// Whether it may keep threads.
     threads: bool,
@@ -169,7 +166,6 @@ pub(super) fn probe(swapper: &Swapper, candidates: &[Candidate], plan: &Plan) ->
 fn probe_one(swapper: &Swapper, candidate: &Candidate, change: &Change) -> Result<Tried, ProbeFailure> {
     let settings = &swapper.settings;
     let task = Task {
-        file: Bytes(Cow::Owned(candidate.staged.bytes().to_vec())),
         origin: candidate.path.to_string_lossy().into_owned(),
         threads: candidate.inspection.capabilities.contains(&Capability::Threads),
         samples: samples::pick(&swapper.engine, &change.migrations, settings.probe_samples),
@@ -180,7 +176,9 @@ fn probe_one(swapper: &Swapper, candidate: &Candidate, change: &Change) -> Resul
         let stage = if fault.doing.is_empty() { "start".to_owned() } else { fault.doing.clone() };
         ProbeFailure::Fault { stage, fault }
     };
-    let answer = child.ask(&request, &mut |_| Vec::new(), confined::deadline(settings)).map_err(fault)?;
+    // The file is all that a child may need; what a plugin asks for in its place, it gets, too.
+    let mut serve = |_: &[u8]| candidate.staged.bytes().to_vec();
+    let answer = child.ask(&request, &mut serve, confined::deadline(settings)).map_err(fault)?;
     let report = theseus_value::from_slice::<Report>(&answer);
     let report = report.map_err(|error| fault(Fault::garbled(error.to_string())))?;
     if let Some(Refused { stage, reason }) = report.refused {

@@ -62,8 +62,8 @@ struct Trial<'a> {
 impl Trial<'_> {
     fn run(mut self) -> Result<Generation, Refused> {
         let threads = threads();
-        let generation = confined::load(&self.task.file, &self.task.origin, self.desk)
-            .map_err(|error| refused("load", error.to_string()))?;
+        let generation =
+            confined::load(&self.task.origin, self.desk).map_err(|error| refused("load", error.to_string()))?;
         self.doing("self_test");
         generation.self_test().map_err(|failure| refused("self_test", failure.to_string()))?;
         for behavior in generation.behaviors() {
