@@ -451,12 +451,16 @@ fn split_mix(state: &mut u64) -> u64 {
 /// The stack of a thread that executes messages: deep nesting of messages takes stack, and plugins are generous with it.
 pub(crate) const STACK_BYTES: usize = 64 << 20;
 
-/// Starts a thread whose panic is the host's end: an engine that has lost a thread must not go on answering.
-fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> JoinHandle<()> {
+/// Starts a thread whose panic is the host's end: a host that has lost a thread must not go on answering.
+///
+/// # Panics
+///
+/// If the system gives no thread.
+pub(crate) fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> JoinHandle<()> {
     let guarded = move || {
         if std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)).is_err() {
             log::error!(
-                "an engine thread panicked; the host ends, so that it can be started again from what is durable"
+                "a thread of the host panicked; the host ends, so that it can be started again from what is durable"
             );
             std::process::abort();
         }

@@ -506,7 +506,7 @@ fn start_operator(operator: Arc<Operator>, orders: Receiver<Order>) -> JoinHandl
             }
         }
     };
-    thread::Builder::new().name("operator".into()).spawn(run).expect("the system gives a thread at start")
+    exec::spawn("operator", run)
 }
 
 pub(super) fn place(home: &Home, config: &Config) -> Place {

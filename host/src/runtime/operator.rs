@@ -396,7 +396,8 @@ fn swap_error(failure: &SwapError) -> ActionError {
         | SwapError::Irreversible { .. }
         | SwapError::Full(_)
         | SwapError::Unfinished { .. }
-        | SwapError::MigrationInterrupted { .. } => views::error(codes::PLAN_REFUSED, failure.to_string()),
+        | SwapError::MigrationInterrupted { .. }
+        | SwapError::Fallback { .. } => views::error(codes::PLAN_REFUSED, failure.to_string()),
         SwapError::Memory(_) => views::error(FailureCode::STORAGE.name(), failure.to_string()),
         SwapError::Rehearsed { .. } => views::error(codes::REHEARSAL_FAILED, failure.to_string()),
         SwapError::Rehearsal(error) => rehearsal_error(error),

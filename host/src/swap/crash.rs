@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     sync::{Arc, atomic::Ordering},
     thread,
+    time::Duration,
 };
 
 use theseus_abi::Manifest;
@@ -27,6 +28,10 @@ pub struct Crashed {
     /// Why they are taken back.
     pub cause: Cause,
 }
+
+/// How often a start tries to take back what may work in a moment, and how long it waits in between.
+const TRIES_MAX: usize = 50;
+const TRY_AGAIN: Duration = Duration::from_millis(100);
 
 /// The swaps after which the host died more often than it may.
 pub fn crashed(memory: &Memory, settings: &config::Plugins) -> Vec<Crashed> {
@@ -100,8 +105,18 @@ impl Swapper {
     /// Takes back at the start what can only be taken back while it is loaded.
     pub fn take_back_crashed(&self, crashed: &Crashed) {
         // The thread of a start lives as long as the host, but takes no errands: what a plugin leaves on it could not be destroyed.
-        let taken =
-            thread::scope(|scope| scope.spawn(|| self.take_back_or_say_why(&crashed.backs, &crashed.cause)).join());
+        let taken = thread::scope(|scope| {
+            let take_back = || {
+                (0..TRIES_MAX).any(|_| {
+                    let done = self.take_back_or_say_why(&crashed.backs, &crashed.cause);
+                    if !done {
+                        thread::sleep(TRY_AGAIN);
+                    }
+                    done
+                })
+            };
+            scope.spawn(take_back).join()
+        });
         _ = taken.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
     }
 }

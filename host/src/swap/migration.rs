@@ -16,7 +16,7 @@ use theseus_value::{ObjectId, Value};
 use super::{ask, look, retire::Retirement};
 use crate::{
     config,
-    exec::{Admit, Behind, Doing, Engine, MigrationStep, PluginSet, Refusal},
+    exec::{Admit, Behind, Doing, Engine, MigrationStep, PluginSet, Refusal, spawn},
     identity::{Census, Reader},
     plugin::Generation,
 };
@@ -80,9 +80,18 @@ struct State {
     /// How many wait for the end of a walk: then there is no rest.
     waiting: usize,
     /// Whether the last walk broke off, and is tried again.
-    broken_off: Option<String>,
+    broken_off: Option<Broken>,
     stopping: bool,
     progress: Vec<Progress>,
+}
+
+/// Why the end of a migration was not reached.
+#[derive(Clone, Debug)]
+pub struct Broken {
+    /// In words.
+    pub problem: String,
+    /// Whether it may work in a moment: the host has too much to do, or its disk is full.
+    pub passes: bool,
 }
 
 /// Why a walk ended before its time.
@@ -113,8 +122,8 @@ impl Migrator {
         let (at_once, rest) = (settings.migration_objects_max, Duration::from_millis(settings.migration_rest_ms));
         let walker =
             Walker { shared: shared.clone(), engine: engine.clone(), retirement, reader, at_once, rest, walk: 0 };
-        let thread = thread::Builder::new().name("migration".into()).spawn(move || walker.run());
-        Migrator { engine, shared, thread: Mutex::new(Some(thread.expect("the system gives a thread at start"))) }
+        let thread = spawn("migration", move || walker.run());
+        Migrator { engine, shared, thread: Mutex::new(Some(thread)) }
     }
 
     /// Has all objects looked through: after a swap, and after a start.
@@ -133,27 +142,37 @@ impl Migrator {
     ///
     /// # Errors
     ///
-    /// In words why the end was not reached: the host stops, or its storage fails.
-    pub fn finish(&self) -> Result<Vec<Progress>, String> {
+    /// If the end was not reached: the host stops, or its storage fails.
+    pub fn finish(&self) -> Result<Vec<Progress>, Broken> {
+        self.finish_while(|| ())
+    }
+
+    /// [`finish`](Self::finish), with something to do again and again meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// As [`finish`](Self::finish).
+    pub fn finish_while(&self, mut meanwhile: impl FnMut()) -> Result<Vec<Progress>, Broken> {
+        /// How often.
+        const MEANWHILE: Duration = Duration::from_millis(50);
+
         let mut state = self.shared.lock();
-        // One that is due or under way comes to everything, too; another one would try again what it could not migrate.
-        if state.wanted == state.finished {
-            state.wanted += 1;
-        }
+        state.wanted += 1;
         state.waiting += 1;
         let walk = state.wanted;
         self.shared.changed.notify_all();
-        let mut state = self
-            .shared
-            .changed
-            .wait_while(state, |state| state.finished < walk && !state.stopping)
-            .unwrap_or_else(PoisonError::into_inner);
+        while state.finished < walk && !state.stopping {
+            let waited = self.shared.changed.wait_timeout(state, MEANWHILE).unwrap_or_else(PoisonError::into_inner);
+            drop(waited);
+            meanwhile();
+            state = self.shared.lock();
+        }
         state.waiting -= 1;
         if state.finished < walk {
-            return Err(Refusal::Stopping.to_string());
+            return Err(Broken { problem: Refusal::Stopping.to_string(), passes: true });
         }
         match state.broken_off.clone() {
-            Some(problem) => Err(problem),
+            Some(broken) => Err(broken),
             None => Ok(state.progress.clone()),
         }
     }
@@ -219,10 +238,13 @@ impl Walker {
                 // The next one is due already; who waits for this one waits for that.
                 Err(Interruption::Outdated) => continue,
                 Err(Interruption::Refused(Refusal::Stopping)) => return self.shared.end(),
-                Err(Interruption::Refused(refusal)) => Some(refusal.to_string()),
-                Err(Interruption::Unreadable(problem)) => Some(problem),
+                Err(Interruption::Refused(refusal)) => {
+                    let passes = matches!(refusal, Refusal::Overloaded | Refusal::StorageFull { .. });
+                    Some(Broken { problem: refusal.to_string(), passes })
+                }
+                Err(Interruption::Unreadable(problem)) => Some(Broken { problem, passes: false }),
             };
-            if let Some(problem) = &broken_off {
+            if let Some(Broken { problem, .. }) = &broken_off {
                 log::error!("the migration of objects is interrupted and tried again: {problem}");
             }
             let mut state = self.shared.lock();

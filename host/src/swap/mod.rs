@@ -43,7 +43,7 @@ use crate::{
     config,
     exec::{Admit, Command, Doing, Done, Engine, PluginSet, Refusal, Remember},
     identity::{Census, StorageError},
-    plugin::{self, Generation, Inspection, KeepError, LoadError, Policy, StageError, Staged, Store},
+    plugin::{self, FetchError, Generation, Inspection, KeepError, LoadError, Policy, StageError, Staged, Store},
 };
 
 /// Under which a swap stands in the history.
@@ -110,6 +110,8 @@ pub enum SwapError {
     MigrationInterrupted {
         /// Why.
         problem: String,
+        /// Whether it may work in a moment.
+        passes: bool,
     },
     /// What the host remembers cannot be read.
     #[error(transparent)]
@@ -120,6 +122,14 @@ pub enum SwapError {
     /// The file could not be kept for the next start.
     #[error(transparent)]
     Keep(#[from] KeepError),
+    /// The plugin that would turn objects back could not be loaded again at the next start.
+    #[error("`{plugin}` has to stay loaded to turn its objects back, and the next start could not load it: {source}")]
+    Fallback {
+        /// The plugin.
+        plugin: String,
+        /// What is wrong with its file.
+        source: FetchError,
+    },
     /// The library could not be loaded.
     #[error("{}: {source}", path.display())]
     Load {
@@ -313,6 +323,7 @@ impl Swapper {
         for candidate in &candidates {
             self.store.keep(&candidate.staged)?;
         }
+        self.keeps_fallbacks(&foreseen)?;
         stages.end("keep");
         if foreseen.changes.iter().any(Change::waits_for_migration) {
             self.finish_present(&foreseen)?;
@@ -322,7 +333,8 @@ impl Swapper {
         let generations = load(candidates, &self.retirement)?;
         stages.end("load");
         let (note, remember) = (note(&foreseen), self.begin_probation(&foreseen, &generations));
-        let done = self.commit(Installing { what: SWAP, offers, generations, removed: Vec::new(), note, remember });
+        let (removed, irreversible) = (Vec::new(), options.irreversible);
+        let done = self.commit(Installing { what: SWAP, offers, generations, removed, irreversible, note, remember });
         self.end_counting(&foreseen, done.is_ok());
         let done = done?;
         stages.end("commit");
@@ -333,9 +345,22 @@ impl Swapper {
         Ok(Swapped { plan: foreseen, done: Some(done), rehearsal, probed, left, stages_us: stages.us })
     }
 
+    /// Whether the files of the plugins that would stay as fallbacks are there for the next start.
+    fn keeps_fallbacks(&self, plan: &Plan) -> Result<(), SwapError> {
+        for change in plan.changes.iter().filter(|change| change.keeps_fallback()) {
+            let Some(digest) = change.from else { continue };
+            let fetched = self.store.fetch(digest);
+            fetched.map_err(|source| SwapError::Fallback { plugin: change.name.clone(), source })?;
+        }
+        Ok(())
+    }
+
     /// Has the present plugins migrate what those offered could not read.
     fn finish_present(&self, plan: &Plan) -> Result<(), SwapError> {
-        let left = self.migrator.finish().map_err(|problem| SwapError::MigrationInterrupted { problem })?;
+        let left = self
+            .migrator
+            .finish()
+            .map_err(|it| SwapError::MigrationInterrupted { problem: it.problem, passes: it.passes })?;
         let behaviors = plan.changes.iter().flat_map(|change| &change.migrations);
         let waiting: Vec<_> = behaviors.filter(|it| it.by == MigratedBy::PresentFirst).collect();
         let is_waited_for = |it: &Progress| {
@@ -347,7 +372,7 @@ impl Swapper {
 
     /// Puts generations in force and retires what leaves the set; those that need not migrate objects any more included.
     fn commit(&self, installing: Installing) -> Result<Done, SwapError> {
-        let Installing { what, offers, generations, removed, note, remember } = installing;
+        let Installing { what, offers, generations, removed, irreversible, note, remember } = installing;
         let (sender, receiver) = mpsc::channel();
         let (next, gone) = (generations.clone(), removed.clone());
         let admit: Admit = Box::new(move |plugins, census| {
@@ -357,6 +382,10 @@ impl Swapper {
             }
             if now.changes.iter().any(Change::waits_for_migration) {
                 return Err("objects have come up that the present plugin has to migrate first: try again".to_owned());
+            }
+            if !irreversible && now.changes.iter().any(|change| !change.reversible) {
+                return Err("objects have come up that could not be turned back: say --irreversible if that is meant"
+                    .to_owned());
             }
             let fallbacks = plan::fallbacks(&plugins.without(&gone), census, &next);
             let replaced = next.iter().filter_map(|generation| plugins.plugin(generation.name()));
@@ -393,9 +422,13 @@ impl Swapper {
         Ok(plan.changes.iter().filter_map(problem).collect())
     }
 
-    /// Waits, if that is wanted, until all objects have migrated that can.
+    /// Waits, if that is wanted, until all objects have migrated that can. What is on probation is seen to meanwhile.
     fn finish_if(&self, eager: bool) -> Result<Vec<Progress>, String> {
-        if eager { self.migrator.finish() } else { Ok(Vec::new()) }
+        if !eager {
+            return Ok(Vec::new());
+        }
+        let meanwhile = || _ = self.see_to_probation();
+        self.migrator.finish_while(meanwhile).map_err(|interrupted| interrupted.problem)
     }
 }
 
@@ -425,6 +458,8 @@ struct Installing {
     generations: Vec<Arc<Generation>>,
     /// The plugins that leave without another in their place.
     removed: Vec<Arc<str>>,
+    /// Whether it may be something that cannot be undone.
+    irreversible: bool,
     note: Vec<u8>,
     remember: Remember,
 }

@@ -3,11 +3,14 @@
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc},
-    thread::{self, JoinHandle},
+    thread::JoinHandle,
     time::{Duration, Instant},
 };
 
-use crate::plugin::{self, Digest, Generation, GenerationNumber, Leaving, PinReason, Unloaded};
+use crate::{
+    exec::spawn,
+    plugin::{self, Digest, Generation, GenerationNumber, Leaving, PinReason, Unloaded},
+};
 
 /// How often a generation is looked at that will be unloaded soon.
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
@@ -116,8 +119,7 @@ impl Retirement {
         let (sender, receiver) = mpsc::channel();
         let state = Arc::new(Mutex::new(State::default()));
         let shared = state.clone();
-        let thread = thread::Builder::new().name("retirement".into()).spawn(move || run(&receiver, &shared));
-        let thread = Mutex::new(Some(thread.expect("the system gives a thread at start")));
+        let thread = Mutex::new(Some(spawn("retirement", move || run(&receiver, &shared))));
         Retirement { sender: Mutex::new(Some(sender)), state, thread }
     }
 

@@ -58,8 +58,13 @@ pub enum RollbackError {
 impl RollbackError {
     /// Whether it may work in a moment: the host had too much to do, or what it found has changed since.
     pub(super) fn may_pass(&self) -> bool {
-        let RollbackError::Swap(SwapError::Execute(refusal)) = self else { return false };
-        !matches!(refusal, Refusal::Failed(_) | Refusal::RequestIdReused { .. })
+        match self {
+            RollbackError::Swap(SwapError::Execute(refusal)) => {
+                !matches!(refusal, Refusal::Failed(_) | Refusal::RequestIdReused { .. })
+            }
+            RollbackError::Swap(SwapError::MigrationInterrupted { passes, .. }) => *passes,
+            _ => false,
+        }
     }
 }
 
@@ -167,6 +172,7 @@ impl Swapper {
         if !foreseen.problems.is_empty() {
             return Err(SwapError::Plan { problems: foreseen.problems });
         }
+        self.keeps_fallbacks(&foreseen)?;
         stages.end("plan");
         self.finish_present(&foreseen)?;
         stages.end("finish_migration");
@@ -175,7 +181,15 @@ impl Swapper {
         stages.end("load");
         let note = note(backs, cause);
         let remember = memory::remember(rolled_back(backs.to_vec(), cause.clone()));
-        let done = self.commit(Installing { what: ROLLBACK, offers, generations, removed, note, remember })?;
+        let done = self.commit(Installing {
+            what: ROLLBACK,
+            offers,
+            generations,
+            removed,
+            irreversible: true,
+            note,
+            remember,
+        })?;
         stages.end("commit");
         Ok(Swapped {
             plan: foreseen,
