@@ -102,6 +102,33 @@ fn a_plugin_that_panics_is_taken_back_under_load_and_its_objects_with_it() {
 }
 
 #[test]
+fn an_eager_swap_does_not_keep_what_fails_in_force() {
+    let settings = "[plugins]\nprobation_errors_max = 1\nmigration_objects_max = 1\n";
+    let (home, host, mut client) = proven(settings);
+    let [v1, v2] = [artifacts::probationer(), artifacts::probationer_v2()];
+    for number in 0..2_000 {
+        client.create("probationer.Subject", &format!("other-{number}"));
+    }
+    thread::scope(|scope| {
+        let swap = scope.spawn(|| home.json(&["swap", "--eager", v2.to_str().unwrap()]));
+        until("version 2 to be in force", || is_in_force(&home, &v2));
+        for _ in 0..2 {
+            assert_eq!(act(&mut client, "visits", "panic"), 500);
+        }
+        until("version 2 to be taken back", || is_in_force(&home, &v1));
+        swap.join().unwrap();
+    });
+    // The swap waited for the end, and the end was that everything came back.
+    let count = |method| home.transactions(method).len();
+    assert_eq!((count("theseus.swap"), count("theseus.rollback")), (2, 1));
+    let rollback = home.transactions("theseus.rollback")[0]["tid"].as_u64().unwrap();
+    let later = home.transactions("theseus.migrate").iter().filter(|it| it["tid"].as_u64().unwrap() > rollback).count();
+    assert!(later > 0, "it was taken back before all had migrated");
+    assert_eq!(schema(&mut client, "other-1999"), 1);
+    host.stop();
+}
+
+#[test]
 fn only_what_the_version_before_did_not_do_counts() {
     let (home, host, mut client) = proven("[plugins]\nprobation_errors_max = 2\n");
     let [v1, v2] = [artifacts::probationer(), artifacts::probationer_v2()];

@@ -11,7 +11,7 @@ use std::{
 use theseus_value::Value;
 
 use super::{
-    Candidate, Installing, Stages, SwapError, Swapped, Swapper, inspections, load,
+    Candidate, Change, Installing, Stages, SwapError, Swapped, Swapper, inspections, load,
     memory::{self, Memory, OnProbation},
     sort_providers_first,
 };
@@ -174,8 +174,10 @@ impl Swapper {
         }
         self.keeps_fallbacks(&foreseen)?;
         stages.end("plan");
-        self.finish_present(&foreseen)?;
-        stages.end("finish_migration");
+        if foreseen.changes.iter().any(Change::waits_for_migration) {
+            self.finish_present(&foreseen)?;
+            stages.end("finish_migration");
+        }
         let offers = inspections(&candidates);
         let generations = load(candidates, &self.retirement)?;
         stages.end("load");
