@@ -100,7 +100,9 @@ fn one(difference: &Json, meaning: &str) -> String {
         _ = writeln!(out, "    {recorded} -> {offered}");
     }
     let changes: Vec<&Json> = items(&difference["changes"]).collect();
-    for change in changes.iter().filter(|it| !it["object"].is_null() || !plain(&it["path"]).starts_with("result")).take(PLACES) {
+    for change in
+        changes.iter().filter(|it| !it["object"].is_null() || !plain(&it["path"]).starts_with("result")).take(PLACES)
+    {
         let place = if change["object"].is_null() { String::new() } else { named(change) + " " };
         let side = |side: &str| match change["only"].as_str() {
             Some(only) if only != side => "nothing".to_owned(),

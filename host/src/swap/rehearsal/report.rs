@@ -166,6 +166,8 @@ const FIRST: u64 = 10;
 /// encoded values.
 const PLACES_BYTES: usize = 16 << 20;
 const TOLD_BYTES: usize = 64 << 20;
+/// What a difference costs beside its values, in bytes, roughly.
+const DIFFERENCE_BYTES: usize = 200;
 
 impl Report {
     /// An empty one.
@@ -241,8 +243,13 @@ impl Report {
             if self.told_bytes >= PLACES_BYTES {
                 finding.more += std::mem::take(&mut finding.changes).len() as u64;
             }
-            self.told_bytes += transaction.len().min(SHOWN_BYTES_MAX) + finding.bytes();
             let transaction = Transaction::decode(transaction).expect("it was decoded when it was taken in");
+            let recorded = match &transaction.outcome {
+                Outcome::Done(result) => result.len(),
+                Outcome::Failed(failure) => failure.message.len(),
+            };
+            let parts = [transaction.arguments.len(), recorded].map(|bytes| bytes.min(SHOWN_BYTES_MAX));
+            self.told_bytes += parts.iter().sum::<usize>() + finding.bytes() + DIFFERENCE_BYTES;
             self.differences.push(difference(entry, method, &transaction, finding));
         }
     }
