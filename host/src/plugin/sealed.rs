@@ -12,6 +12,10 @@ use std::{
     path::Path,
 };
 
+/// How often the kernel is asked for a seal that it cannot give at the moment. It waits a fifth of a second each time.
+#[cfg(target_os = "linux")]
+const SEAL_TRIES_MAX: u32 = 20;
+
 /// An unchangeable copy of some bytes that the dynamic linker can open.
 #[derive(Debug)]
 pub(super) struct SealedFile {
@@ -49,7 +53,16 @@ impl SealedFile {
         )?);
         // From file to file the kernel copies by itself.
         io::copy(&mut original, &mut file)?;
-        rustix::fs::fcntl_add_seals(&file, SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL)?;
+        let seals = SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL;
+        // A page that the kernel itself holds at the moment, to move it elsewhere say, keeps a file from being sealed against
+        // writing. The kernel waits for it, but not for long on a busy machine.
+        let mut tries_left = SEAL_TRIES_MAX;
+        while let Err(error) = rustix::fs::fcntl_add_seals(&file, seals) {
+            tries_left -= 1;
+            if error != rustix::io::Errno::BUSY || tries_left == 0 {
+                return Err(error.into());
+            }
+        }
         // Asked now that nobody can make it longer any more.
         let length = file.metadata()?.len();
         Ok(SealedFile { file, length })
