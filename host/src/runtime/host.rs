@@ -3,7 +3,7 @@
 use std::{
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
-    thread::{self, JoinHandle},
+    thread::JoinHandle,
     time::Instant,
 };
 
@@ -11,7 +11,8 @@ use crossbeam_channel::{Receiver, Sender, after, bounded, never, select};
 use theseus_value::{ObjectId, Value};
 
 use super::{
-    action::{Action, ActionError, Answer, CallMode, Head, ObjectRef, StatusView, SwapOptions, codes, rehearsal::Told},
+    action::{Action, ActionError, Answer, CallMode, Head, ObjectRef, StatusView, SwapOptions},
+    jobs::{Job, Jobs},
     operator::{Operator, QUEUE_MAX},
     owner::{OwnerError, OwnerLock},
     start::{self, Beginning},
@@ -105,8 +106,7 @@ pub struct Runtime {
     operator: Arc<Operator>,
     orders: Mutex<Option<Sender<Order>>>,
     operator_thread: Mutex<Option<JoinHandle<()>>>,
-    /// The thread of the last rehearsal. A lock because any request may begin one.
-    rehearsal: Mutex<Option<JoinHandle<()>>>,
+    jobs: Jobs,
     trial: Option<Trial>,
     started: Instant,
     /// A lock because `run` sets it and every status reads it.
@@ -196,7 +196,7 @@ impl Runtime {
             orders: Mutex::new(Some(orders)),
             engine,
             operator,
-            rehearsal: Mutex::default(),
+            jobs: Jobs::new(),
             trial,
             started,
             http: Mutex::new(None),
@@ -233,7 +233,10 @@ impl Runtime {
             }
             Action::Status => reply(Ok(Answer::Status(self.status()))),
             Action::Plugins => reply(Ok(Answer::Plugins(self.operator.plugins_view()))),
-            Action::Rehearse { paths, last, told } => self.rehearse(paths, last, told, reply),
+            Action::Rehearse { paths, last, told } => {
+                let operator = self.operator.clone();
+                self.jobs.start(Job::Rehearsal, reply, move |_| operator.rehearse(&paths, last, told));
+            }
             Action::Plan { .. } | Action::Swap { .. } | Action::Rollback { .. } | Action::Apply { .. } => {
                 self.order(action, reply);
             }
@@ -324,6 +327,8 @@ impl Runtime {
     ///
     /// If the stop was not recorded, or the handoff not written.
     pub fn stop(&self) -> Result<Head, StopError> {
+        // Jobs end at their next step, which the engine may have to do for them.
+        self.jobs.cancel();
         // No more orders; the one being carried out is finished.
         self.orders.lock().unwrap_or_else(PoisonError::into_inner).take();
         let update = self.operator.update_under_way();
@@ -334,11 +339,7 @@ impl Runtime {
         {
             log::error!("the operator thread had panicked");
         }
-        if let Some(thread) = self.rehearsal.lock().unwrap_or_else(PoisonError::into_inner).take()
-            && thread.join().is_err()
-        {
-            log::error!("the thread of a rehearsal had panicked");
-        }
+        self.jobs.stop();
         self.operator.swapper.migrator.stop();
         self.operator.swapper.retirement.stop();
         if let Some(id) = update {
@@ -425,19 +426,6 @@ impl Runtime {
         {
             reply(Err(views::refusal(&refusal)));
         }
-    }
-
-    /// Rehearses on a thread of its own, one at a time: it may take minutes, and a rollback must not wait for it.
-    fn rehearse(&self, paths: Vec<PathBuf>, last: u64, told: Told, reply: Reply) {
-        let mut rehearsal = self.rehearsal.lock().unwrap_or_else(PoisonError::into_inner);
-        if rehearsal.as_ref().is_some_and(|thread| !thread.is_finished()) {
-            let message = "a rehearsal is under way: wait for its end";
-            return reply(Err(views::error(codes::OVERLOADED, message)));
-        }
-        let operator = self.operator.clone();
-        let run = move || reply(operator.rehearse(&paths, last, told));
-        let thread = thread::Builder::new().name("rehearsal".into()).spawn(run);
-        *rehearsal = Some(thread.expect("the system gives a thread"));
     }
 
     fn order(&self, action: Action, reply: Reply) {

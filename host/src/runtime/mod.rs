@@ -3,6 +3,7 @@
 pub mod action;
 pub mod examine;
 mod host;
+mod jobs;
 mod metrics;
 pub mod offline;
 mod operator;
