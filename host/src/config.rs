@@ -112,7 +112,9 @@ section! {
         objects_map_bytes: usize = 64 << 30, Some(1 << 20);
         /// How many transactions the object table may lag behind the history; they are replayed at the next start.
         tail_transactions_max: u64 = 500_000, Some(1);
-        /// How many request ids are remembered, so that a request sent again is not executed again.
+        /// How long a request id is remembered, in milliseconds, so that a request sent again is not executed again.
+        request_ids_ms: u64 = 86_400_000, Some(1);
+        /// How many request ids are remembered at most; of more, the oldest are forgotten before their time.
         request_ids_max: usize = 1_000_000, Some(1);
     }
 }

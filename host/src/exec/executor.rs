@@ -31,8 +31,8 @@ use super::{
 use crate::{
     config,
     identity::{
-        CheckpointPlan, Committer, Draft, HOST_OBJECT, Identity, Outcome, Remembered, Tid, Writer, fingerprint,
-        getrandom,
+        CheckpointPlan, Committer, Draft, HOST_OBJECT, Identity, Outcome, Remembered, RequestMemory, Tid, Writer,
+        fingerprint, getrandom,
     },
     plugin::{CallHost, Errands},
 };
@@ -288,8 +288,12 @@ impl Executor {
 
     /// Has the object table brought up to date, unless that is being done.
     fn checkpoint(&mut self) {
-        let requests_max = self.config.identity.request_ids_max as u64;
-        if let Some(plan) = self.writer.plan_checkpoint(requests_max, KEEP_OBJECTS) {
+        let settings = &self.config.identity;
+        let memory = RequestMemory {
+            count_max: settings.request_ids_max as u64,
+            since_us: now_us().saturating_sub(settings.request_ids_ms.saturating_mul(1000)),
+        };
+        if let Some(plan) = self.writer.plan_checkpoint(memory, KEEP_OBJECTS) {
             // Fails only if the checkpointer is gone, and then the host is about to end.
             _ = self.plans.send(plan);
         }

@@ -399,6 +399,11 @@ pub(super) struct WriteTxn<'env> {
 }
 
 impl WriteTxn<'_> {
+    /// A value. It has to be used before the next write, which moves what a slice shows.
+    pub(super) fn get(&self, db: Db, key: &[u8]) -> Result<Option<&[u8]>, StorageError> {
+        get(&self.txn, self.env, db, key)
+    }
+
     pub(super) fn put(&mut self, db: Db, key: &[u8], value: &[u8]) -> Result<(), StorageError> {
         let database = self.env.0.databases[db.0];
         self.txn.put(database, &key, &value, WriteFlags::empty()).map_err(|error| failed(self.env.path(), error))

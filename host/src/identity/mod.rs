@@ -45,7 +45,7 @@ pub use self::{
     record::{ObjectRecord, Version},
     table::Census,
     verify::{Damage, Progress, Verified, verify},
-    write::{CheckpointPlan, ClosedBatch, Committer, Writer},
+    write::{CheckpointPlan, ClosedBatch, Committer, RequestMemory, Writer},
 };
 use self::{
     history::History,
@@ -82,6 +82,8 @@ pub struct Remembered {
     pub target: Option<ObjectId>,
     /// The [`fingerprint`] of what was asked, to tell a repetition from another request under the same id.
     pub fingerprint: u64,
+    /// When it was executed, in microseconds since the Unix epoch.
+    pub time_us: u64,
     /// How it ended; none if that has to be looked up in the history.
     pub outcome: Option<Arc<Outcome>>,
 }
@@ -276,7 +278,8 @@ impl Identity {
                 if let Some(id) = transaction.request_id {
                     let (target, fingerprint) =
                         (transaction.target, fingerprint(transaction.method, transaction.arguments));
-                    let remembered = Remembered { tid, target, fingerprint, outcome: None };
+                    let time_us = transaction.time_us;
+                    let remembered = Remembered { tid, target, fingerprint, time_us, outcome: None };
                     self.requests.put(Arc::from(id), tid, remembered, tid, tid);
                 }
             }
@@ -304,13 +307,14 @@ impl Identity {
     fn advance_table(&self, plan: CheckpointPlan) -> Result<(), StorageError> {
         let (since, until) = (self.reached(), plan.until);
         let requests = self.requests.changed(since, || until);
-        let row = |it: Remembered| RequestRow { tid: it.tid, target: it.target, fingerprint: it.fingerprint };
+        let row =
+            |Remembered { tid, target, fingerprint, time_us, .. }| RequestRow { tid, target, fingerprint, time_us };
         self.table.advance(Checkpoint {
             reached: Reached { tid: until, next_object: plan.next_object, census: plan.census },
             objects: self.objects.changed(since, || until),
             names: self.names.changed(since, || until),
             requests: requests.into_iter().map(|(id, remembered)| (id, row(remembered))).collect(),
-            requests_max: plan.requests_max,
+            memory: plan.memory,
         })?;
         self.reached.store(until.0, Ordering::Release);
         self.objects.settle(until, plan.keep_objects);

@@ -237,8 +237,8 @@ impl Reader {
             Some((_, remembered)) => remembered,
             None => match self.table()?.request(id)? {
                 Some(row) => {
-                    let RequestRow { tid, target, fingerprint } = row;
-                    Remembered { tid, target, fingerprint, outcome: None }
+                    let RequestRow { tid, target, fingerprint, time_us } = row;
+                    Remembered { tid, target, fingerprint, time_us, outcome: None }
                 }
                 None => return Ok(None),
             },

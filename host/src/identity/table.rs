@@ -11,7 +11,7 @@
 //! |-------------|------------|----------------------------------------------------------------------------------|
 //! | `objects`   | object     | `[tid, number, previous, [spine...], record / null]`, see [`Version::encode_row`] |
 //! | `names`     | name       | `[tid, object]`                                                                  |
-//! | `requests`  | request id | `[tid, fingerprint]`                                                             |
+//! | `requests`  | request id | `[tid, target / null, fingerprint, time]`                                        |
 //! | `recent`    | tid        | `[request id]`: the same by age, to forget the oldest first                      |
 //! | `meta`      | `reached`  | `[tid, next object, [[behaviour, schema, objects]...]]`                          |
 
@@ -24,7 +24,7 @@ use theseus_value::{
 use twox_hash::XxHash3_64;
 
 use super::{
-    StorageError, Tid, Version,
+    RequestMemory, StorageError, Tid, Version,
     lmdb::{Db, Env, EnvOptions, ReadTxn, WriteTxn},
     record::{ObjectRow, expect_array, small},
 };
@@ -68,28 +68,31 @@ pub(super) struct RequestRow {
     pub target: Option<ObjectId>,
     /// What was asked, see [`super::Remembered::fingerprint`].
     pub fingerprint: u64,
+    /// When it was executed, in microseconds since the Unix epoch.
+    pub time_us: u64,
 }
 
 impl RequestRow {
     fn encode(&self, out: &mut Vec<u8>) {
         let mut writer = Writer::new(out);
-        writer.array(3);
+        writer.array(4);
         writer.uint(self.tid.0);
         match self.target {
             Some(target) => writer.uint(target.0),
             None => writer.null(),
         }
         writer.uint(self.fingerprint);
+        writer.uint(self.time_us);
     }
 
     fn decode(body: &[u8]) -> Result<RequestRow, DecodeError> {
         let mut reader = Reader::new(body);
-        expect_array(&mut reader, 3)?;
+        expect_array(&mut reader, 4)?;
         let tid = Tid(reader.uint()?);
         let target = if reader.null()? { None } else { Some(ObjectId(reader.uint()?)) };
-        let fingerprint = reader.uint()?;
+        let (fingerprint, time_us) = (reader.uint()?, reader.uint()?);
         reader.finish()?;
-        Ok(RequestRow { tid, target, fingerprint })
+        Ok(RequestRow { tid, target, fingerprint, time_us })
     }
 }
 
@@ -118,8 +121,8 @@ pub(super) struct Checkpoint {
     pub objects: Vec<(ObjectId, Arc<Version>)>,
     pub names: Vec<(Arc<str>, Naming)>,
     pub requests: Vec<(Arc<str>, RequestRow)>,
-    /// How many request ids to remember; the oldest beyond that are forgotten.
-    pub requests_max: u64,
+    /// Which request ids to remember.
+    pub memory: RequestMemory,
 }
 
 /// The table's environment.
@@ -171,18 +174,34 @@ impl Table {
             });
             txn.put(RECENT, &key, &value)?;
         }
-        self.forget_old_requests(&mut txn, checkpoint.requests_max)?;
+        self.forget_requests(&mut txn, &checkpoint)?;
         seal(&mut value, META, REACHED, |out| encode_reached(&checkpoint.reached, out));
         txn.put(META, REACHED, &value)?;
         txn.commit()
     }
 
-    fn forget_old_requests(&self, txn: &mut WriteTxn<'_>, keep: u64) -> Result<(), StorageError> {
-        let surplus = txn.count(RECENT)?.saturating_sub(keep);
-        for (key, value) in txn.first(RECENT, surplus as usize)? {
+    /// Forgets the oldest requests: more than are to be remembered, and those whose time has passed. Of the latter only so many at
+    /// once that the transaction stays small, but more than have come.
+    fn forget_requests(&self, txn: &mut WriteTxn<'_>, checkpoint: &Checkpoint) -> Result<(), StorageError> {
+        const EXPIRED_MIN: usize = 1000;
+
+        let surplus = txn.count(RECENT)?.saturating_sub(checkpoint.memory.count_max) as usize;
+        let expired_max = EXPIRED_MIN + 2 * checkpoint.requests.len();
+        for (number, (key, value)) in txn.first(RECENT, surplus.max(expired_max))?.into_iter().enumerate() {
+            let damaged = |problem| self.env.damaged("a remembered request id", problem);
             let id = unseal(RECENT, &key, &value)
                 .and_then(|body| decode_text(body).map_err(|error| error.to_string()))
-                .map_err(|problem| self.env.damaged("a remembered request id", problem))?;
+                .map_err(damaged)?;
+            if number >= surplus {
+                let value =
+                    txn.get(REQUESTS, id.as_bytes())?.ok_or_else(|| damaged("its row is missing".to_owned()))?;
+                let row = unseal(REQUESTS, id.as_bytes(), value)
+                    .and_then(|body| RequestRow::decode(body).map_err(|error| error.to_string()))
+                    .map_err(damaged)?;
+                if row.time_us >= checkpoint.memory.since_us {
+                    break;
+                }
+            }
             txn.delete(REQUESTS, id.as_bytes())?;
             txn.delete(RECENT, &key)?;
         }

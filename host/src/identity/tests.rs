@@ -125,12 +125,14 @@ impl Subject {
                     .into_iter()
                     .collect();
                 let outcome = Arc::new(Outcome::Done([0x05].into()));
+                // A clock that ticks with each transaction.
+                let time_us = writer.next_tid().0;
                 let draft = Draft {
                     request_id: request_id.as_deref(),
                     target: None,
                     method: "theseus.test",
                     arguments: &[0xa0],
-                    time_us: 1,
+                    time_us,
                     seed: 2,
                     outcome,
                     writes: &written,
@@ -154,7 +156,7 @@ impl Subject {
                 self.forget();
             }
             Step::Checkpoint => {
-                if let Some(plan) = writer.plan_checkpoint(1_000, 0) {
+                if let Some(plan) = writer.plan_checkpoint(memory(1_000), 0) {
                     writer.reader().identity().clone().checkpoint(plan).unwrap();
                 }
             }
@@ -272,7 +274,7 @@ fn snapshots_are_exact_while_everything_moves() {
             committer.publish(head);
             // A checkpoint takes some batches' time, as it does beside a busy executor.
             if round % 5 == 0 {
-                plan = writer.plan_checkpoint(10, 0);
+                plan = writer.plan_checkpoint(memory(10), 0);
             } else if round % 5 == 3
                 && let Some(plan) = plan.take()
             {
@@ -372,11 +374,32 @@ fn old_request_ids_are_forgotten_oldest_first() {
         subject.step(Step::Transaction { writes: vec![], name: None, request: Some(request) });
         subject.step(Step::Commit);
     }
+    assert_eq!(known_after(&mut subject, memory(2)), [false, false, false, false, true, true]);
+}
+
+#[test]
+fn request_ids_are_forgotten_after_their_time() {
+    let mut subject = Subject::new();
+    let transact = |subject: &mut Subject, request| {
+        subject.step(Step::Transaction { writes: vec![], name: None, request });
+        subject.step(Step::Commit);
+    };
+    (0..6).for_each(|request| transact(&mut subject, Some(request)));
+    let fourth = RequestMemory { count_max: 10, since_us: 4 };
+    assert_eq!(known_after(&mut subject, fourth), [false, false, false, true, true, true]);
+    transact(&mut subject, None);
+    assert_eq!(known_after(&mut subject, RequestMemory { count_max: 10, since_us: u64::MAX }), [false; 6]);
+}
+
+/// Which of six requests are known after a checkpoint.
+fn known_after(subject: &mut Subject, memory: RequestMemory) -> [bool; 6] {
     let (writer, _) = subject.open.as_mut().unwrap();
-    let plan = writer.plan_checkpoint(2, 0).unwrap();
-    let identity = writer.reader().identity().clone();
-    identity.checkpoint(plan).unwrap();
-    let known: Vec<bool> =
-        (0..6).map(|request| writer.reader().request(&format!("request-{request}")).unwrap().is_some()).collect();
-    assert_eq!(known, [false, false, false, false, true, true]);
+    let plan = writer.plan_checkpoint(memory, 0).unwrap();
+    writer.reader().identity().clone().checkpoint(plan).unwrap();
+    [0, 1, 2, 3, 4, 5].map(|request| writer.reader().request(&format!("request-{request}")).unwrap().is_some())
+}
+
+/// Remembers so many requests, whenever they were.
+fn memory(count_max: u64) -> RequestMemory {
+    RequestMemory { count_max, since_us: 0 }
 }

@@ -262,7 +262,8 @@ impl Walk {
         self.requests_before(tid);
         if let Some(remembered) = self.requests.next_if(|row| row.row.tid == tid) {
             let fingerprint = fingerprint(transaction.method, transaction.arguments);
-            let row = RequestRow { tid, target: transaction.target, fingerprint };
+            let (target, time_us) = (transaction.target, transaction.time_us);
+            let row = RequestRow { tid, target, fingerprint, time_us };
             if transaction.request_id.map(RememberedRow::digest) != Some(remembered.id) || remembered.row != row {
                 self.wrong_request(&remembered);
             }

@@ -49,13 +49,22 @@ struct Mark {
     census: Census,
 }
 
+/// Which request ids are remembered.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RequestMemory {
+    /// How many, at most; of more, the oldest are forgotten.
+    pub count_max: u64,
+    /// Those of transactions since then, in microseconds since the Unix epoch; older ones are forgotten.
+    pub since_us: u64,
+}
+
 /// What a checkpoint has to bring the object table to.
 pub struct CheckpointPlan {
     pub(super) until: Tid,
     pub(super) next_object: u64,
     pub(super) census: Census,
-    /// How many request ids to remember.
-    pub requests_max: u64,
+    /// Which request ids to remember.
+    pub memory: RequestMemory,
     /// How many objects to leave in the overlay although the table has them.
     pub keep_objects: usize,
 }
@@ -171,7 +180,8 @@ impl Writer {
         if let Some(id) = draft.request_id {
             let fingerprint = fingerprint(draft.method, draft.arguments);
             let outcome = Some(draft.outcome.clone());
-            let remembered = Remembered { tid, target: draft.target, fingerprint, outcome };
+            let (target, time_us) = (draft.target, draft.time_us);
+            let remembered = Remembered { tid, target, fingerprint, time_us, outcome };
             identity.requests.put(Arc::from(id), tid, remembered, self.batch_first, keep_from);
         }
     }
@@ -217,7 +227,7 @@ impl Writer {
     /// What a checkpoint now has to do; none if one is under way or there is nothing to do.
     ///
     /// Whoever takes the plan has to carry it out with [`Identity::checkpoint`].
-    pub fn plan_checkpoint(&mut self, requests_max: u64, keep_objects: usize) -> Option<CheckpointPlan> {
+    pub fn plan_checkpoint(&mut self, memory: RequestMemory, keep_objects: usize) -> Option<CheckpointPlan> {
         let durable = self.drop_passed_marks();
         let identity = self.reader.identity();
         if durable <= identity.reached() || identity.checkpointing.swap(true, Ordering::AcqRel) {
@@ -225,7 +235,7 @@ impl Writer {
         }
         self.checkpoint = Some(durable);
         let Mark { tid: until, next_object, census } = self.marks[0].clone();
-        Some(CheckpointPlan { until, next_object, census, requests_max, keep_objects })
+        Some(CheckpointPlan { until, next_object, census, memory, keep_objects })
     }
 
     /// Drops the marks before the one of the last durable batch, which stays first; answers its transaction.
