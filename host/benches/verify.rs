@@ -5,7 +5,9 @@
 use std::{sync::Arc, time::Instant};
 
 use serde_json::json;
-use theseus_host::identity::{Committer, Draft, Identity, Incarnation, ObjectRecord, Opened, Outcome, Place, Writer};
+use theseus_host::identity::{
+    Committer, Draft, Identity, Incarnation, ObjectRecord, Opened, Outcome, Place, RequestMemory, Writer,
+};
 use theseus_value::{ObjectId, Value};
 
 const OBJECTS: u64 = 200_000;
@@ -66,7 +68,9 @@ fn fill(place: &Place, transactions: u64) {
             committer.publish(head);
         }
         if (n + 1) % 400_000 == 0 || n + 1 == transactions {
-            let plan = writer.plan_checkpoint(1_000_000, 0).expect("nothing else is under way");
+            let plan = writer
+                .plan_checkpoint(RequestMemory { count_max: 1_000_000, since_us: 0 }, 0)
+                .expect("nothing else is under way");
             identity.checkpoint(plan).expect("the storage works");
         }
     }

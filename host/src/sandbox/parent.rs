@@ -37,6 +37,9 @@ const END: Duration = Duration::from_secs(1);
 /// managed to start could hold that open.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
+/// Set in the environment of a child.
+const CHILD: &str = "THESEUS_CONFINED";
+
 /// The program that a child runs.
 #[derive(Clone, Debug)]
 pub struct Program {
@@ -108,9 +111,13 @@ impl Child {
         let (reader, writer) = io::pipe()?;
         own.set_nonblocking(true)?;
         rustix::io::ioctl_fionbio(&reader, true).map_err(io::Error::from)?;
+        // A program that does not know the command with which it is started as a child would start itself without end.
+        if std::env::var_os(CHILD).is_some() {
+            return Err(io::Error::other("this is such a process itself, and its program did not see that").into());
+        }
         // No hook runs between fork and exec: so the host's memory, which may be large, is not copied for it.
         let mut command = Command::new(&program.path);
-        command.arg0("theseus").args(&program.arguments);
+        command.arg0("theseus").args(&program.arguments).env(CHILD, "1");
         // The last lines that it prints are shown: they should say what happened, not where in the standard library.
         command.env_remove("RUST_BACKTRACE").env_remove("RUST_LIB_BACKTRACE");
         command.stdin(Stdio::from(std::os::fd::OwnedFd::from(its))).stdout(writer.try_clone()?).stderr(writer);
