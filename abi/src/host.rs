@@ -47,6 +47,22 @@ pub struct HostTable {
     pub random: extern "C" fn(CallToken) -> RResult<u64, Failure>,
     /// Asks the host for a restart cycle once this transaction is committed; the request is a map (see the plugin guide).
     pub request_upgrade: extern "C" fn(CallToken, RSlice<'_, u8>) -> RResult<(), Failure>,
+    /// Appends the parents of an object to the vector, in their order.
+    pub parents: extern "C" fn(CallToken, u64, &mut RVec<u64>) -> RResult<(), Failure>,
+    /// Gives an object other parents, each once. Messages that begin later look along them.
+    pub set_parents: extern "C" fn(CallToken, u64, RSlice<'_, u64>) -> RResult<(), Failure>,
+    /// Runs the parents' version of a method on the receiver of the running one: a parent of the object that has the running
+    /// method or none for all of them, method, arguments, and the receiver's slots as the running method has them now, a map of
+    /// all. Writes the result into the first vector, and into the second the slots as they are then, a map; nothing if none changed.
+    pub resend: extern "C" fn(
+        CallToken,
+        ROption<u64>,
+        RStr<'_>,
+        RSlice<'_, u8>,
+        RSlice<'_, u8>,
+        &mut RVec<u8>,
+        &mut RVec<u8>,
+    ) -> RResult<(), Failure>,
     /// Passes a log line (target, text) to the host's log. May be called from any thread and outside calls.
     #[sabi(last_prefix_field)]
     pub log: extern "C" fn(LogLevel, RStr<'_>, RStr<'_>),
@@ -66,6 +82,9 @@ pub(crate) const fn layout(digest: u64) -> u64 {
         now_us,
         random,
         request_upgrade,
+        parents,
+        set_parents,
+        resend,
         log,
     )
 }

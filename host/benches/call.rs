@@ -18,7 +18,7 @@ use theseus_abi::{
         std_types::{RSlice, RVec},
     },
 };
-use theseus_host::plugin::{self, Behavior, CallBuffers, CallHost};
+use theseus_host::plugin::{self, Behavior, CallBuffers, CallHost, Resent};
 use theseus_value::ObjectId;
 
 /// Calls in one round: so few that some rounds are not disturbed by whatever else the machine does.
@@ -156,6 +156,18 @@ impl CallHost for NoHost {
     }
 
     fn request_upgrade(&mut self, _: &[u8]) -> Result<(), Failure> {
+        refused()
+    }
+
+    fn parents(&mut self, _: ObjectId) -> Result<Box<[ObjectId]>, Failure> {
+        refused()
+    }
+
+    fn set_parents(&mut self, _: ObjectId, _: &[ObjectId]) -> Result<(), Failure> {
+        refused()
+    }
+
+    fn resend(&mut self, _: &Resent<'_>, _: &mut RVec<u8>, _: &mut RVec<u8>) -> Result<(), Failure> {
         refused()
     }
 }

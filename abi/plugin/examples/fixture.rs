@@ -108,6 +108,17 @@ impl Gauge {
         Ok((cx.now()?, cx.random()?, objects))
     }
 
+    /// Gives itself a parent, and fills itself in the parent's way, twice as much.
+    pub fn fill_as(&mut self, cx: &mut Context, parent: Ref<Gauge>, by: i64) -> Result<(i64, Vec<AnyRef>)> {
+        cx.set_parents(cx.receiver(), &[parent.cast()])?;
+        self.level += 1;
+        let level: i64 = cx.resend_to(self, parent, "fill", (2 * by,))?;
+        if cx.resend::<i64, _>(self, "fill", (1,)).is_ok() || self.level != level {
+            return Err("this host needs a parent that is named, and gives the slots back".into());
+        }
+        Ok((cx.resend_query_to(self, parent, "level", ())?, cx.parents(cx.receiver())?))
+    }
+
     /// Panics with `message`.
     pub fn burst(&mut self, message: String) {
         self.level = -1;

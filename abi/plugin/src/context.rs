@@ -17,7 +17,7 @@ use theseus_value::{
 };
 
 use crate::{
-    AnyRef, Error, Ref, Result,
+    AnyRef, Error, Ref, Result, Slots,
     behavior::{Named, Skip},
     entry::host,
 };
@@ -68,10 +68,104 @@ impl Context {
         let mut result = RVec::new();
         (host()?.send())(self.token, target.0, RStr::from_str(method), RSlice::from_slice(&arguments), &mut result)
             .into_result()?;
-        from_slice(result.as_slice()).map_err(|error| {
-            let message = format!("the result of `{method}` of object {target}: {error}");
-            Error::new(FailureCode::BAD_ENCODING, message)
-        })
+        decoded(&result, method, target)
+    }
+
+    /// Runs the parents' version of a method on this very object: from within a command, `cx.resend(self, "deposit", (n,))`.
+    ///
+    /// The search begins at the parents of the object in which the running method was found, and passes over those that would
+    /// only give the running behaviour once more. The method works on `this` as it is now, and what it changed is in `this`
+    /// afterwards. It may be a command or a query.
+    ///
+    /// # Errors
+    ///
+    /// What the method returned, or the host's reason why there was none: [`NO_SUCH_METHOD`](FailureCode::NO_SUCH_METHOD) if no
+    /// parent has it, [`AMBIGUOUS`](FailureCode::AMBIGUOUS) if parents of equal rank have different ones. `this` is then as before.
+    pub fn resend<R: DeserializeOwned, B: Slots>(
+        &mut self,
+        this: &mut B,
+        method: &str,
+        arguments: impl Serialize,
+    ) -> Result<R> {
+        self.resend_command(this, RNone, method, &arguments)
+    }
+
+    /// [`resend`](Self::resend) to one of several parents, which is named.
+    ///
+    /// # Errors
+    ///
+    /// As [`resend`](Self::resend); [`BAD_ARGUMENTS`](FailureCode::BAD_ARGUMENTS) if it is no parent of the object in which the running
+    /// method was found.
+    pub fn resend_to<R: DeserializeOwned, B: Slots>(
+        &mut self,
+        this: &mut B,
+        parent: impl Into<ObjectId>,
+        method: &str,
+        arguments: impl Serialize,
+    ) -> Result<R> {
+        self.resend_command(this, RSome(parent.into().0), method, &arguments)
+    }
+
+    /// [`resend`](Self::resend) from within a query, to a query.
+    ///
+    /// # Errors
+    ///
+    /// As [`resend`](Self::resend); [`READ_ONLY`](FailureCode::READ_ONLY) if the parents' version is a command.
+    pub fn resend_query<R: DeserializeOwned, B: Slots>(
+        &mut self,
+        this: &B,
+        method: &str,
+        arguments: impl Serialize,
+    ) -> Result<R> {
+        self.resend_slots(this, RNone, method, &arguments)
+            .and_then(|(result, _)| decoded(&result, method, self.receiver))
+    }
+
+    /// [`resend_query`](Self::resend_query) to one of several parents, which is named.
+    ///
+    /// # Errors
+    ///
+    /// As [`resend_to`](Self::resend_to) and [`resend_query`](Self::resend_query).
+    pub fn resend_query_to<R: DeserializeOwned, B: Slots>(
+        &mut self,
+        this: &B,
+        parent: impl Into<ObjectId>,
+        method: &str,
+        arguments: impl Serialize,
+    ) -> Result<R> {
+        let (result, _) = self.resend_slots(this, RSome(parent.into().0), method, &arguments)?;
+        decoded(&result, method, self.receiver)
+    }
+
+    fn resend_command<R: DeserializeOwned, B: Slots>(
+        &mut self,
+        this: &mut B,
+        parent: ROption<u64>,
+        method: &str,
+        arguments: &impl Serialize,
+    ) -> Result<R> {
+        let (result, changed) = self.resend_slots(this, parent, method, arguments)?;
+        if !changed.is_empty() {
+            (*this, _) = B::load(changed.as_slice(), &mut |_| {})?;
+        }
+        decoded(&result, method, self.receiver)
+    }
+
+    /// Answers the encoded result, and the slots afterwards or nothing.
+    fn resend_slots<B: Slots>(
+        &mut self,
+        this: &B,
+        parent: ROption<u64>,
+        method: &str,
+        arguments: &impl Serialize,
+    ) -> Result<(RVec<u8>, RVec<u8>)> {
+        let arguments = encoded_arguments(arguments)?;
+        let (mut slots, mut result, mut changed) = (RVec::new(), RVec::new(), RVec::new());
+        this.save(&vec![Skip::Never; B::NAMES.len()], &mut slots)?;
+        let (method, arguments) = (RStr::from_str(method), RSlice::from_slice(&arguments));
+        let slots = RSlice::from_slice(slots.as_slice());
+        (host()?.resend())(self.token, parent, method, arguments, slots, &mut result, &mut changed).into_result()?;
+        Ok((result, changed))
     }
 
     /// Makes an object with these slots.
@@ -108,6 +202,25 @@ impl Context {
     pub fn derive<T: ?Sized>(&mut self, parent: Ref<T>) -> Result<Ref<T>> {
         let id = (host()?.derive_object())(self.token, parent.id().0).into_result()?;
         Ok(Ref::new(ObjectId(id)))
+    }
+
+    /// The parents of an object, in their order.
+    pub fn parents(&mut self, object: impl Into<ObjectId>) -> Result<Vec<AnyRef>> {
+        let mut parents = RVec::new();
+        (host()?.parents())(self.token, object.into().0, &mut parents).into_result()?;
+        Ok(parents.iter().map(|parent| Ref::new(ObjectId(*parent))).collect())
+    }
+
+    /// Gives an object other parents, all of equal rank; none makes it stand alone. Messages that begin later look along them,
+    /// a method that is running goes on with the slots that it has.
+    ///
+    /// # Errors
+    ///
+    /// If one of them is not there or is named twice, or if they are too many. Cycles are allowed: looking something up ends where it
+    /// has been before.
+    pub fn set_parents(&mut self, object: impl Into<ObjectId>, parents: &[AnyRef]) -> Result<()> {
+        let parents: Vec<u64> = parents.iter().map(|parent| parent.id().0).collect();
+        Ok((host()?.set_parents())(self.token, object.into().0, RSlice::from_slice(&parents)).into_result()?)
     }
 
     /// Removes an object. Its history stays; its id is never given again.
@@ -150,6 +263,13 @@ impl Context {
         let request = to_vec(&request)?;
         Ok((host()?.request_upgrade())(self.token, RSlice::from_slice(&request)).into_result()?)
     }
+}
+
+fn decoded<R: DeserializeOwned>(result: &RVec<u8>, method: &str, object: ObjectId) -> Result<R> {
+    from_slice(result.as_slice()).map_err(|error| {
+        let message = format!("the result of `{method}` of object {object}: {error}");
+        Error::new(FailureCode::BAD_ENCODING, message)
+    })
 }
 
 /// Arguments as they cross: a map, an array, or nothing.

@@ -253,6 +253,21 @@ fn a_context_reaches_the_host() {
 }
 
 #[test]
+fn a_resent_message_works_on_the_slots_as_they_are() {
+    let (_turn, _plugin) = load();
+    put(1, "fixture.Gauge", map([("level", 5.into())]));
+    put(2, "fixture.Gauge", Map::new());
+    let (filled, _) = call(1, "fill_as", &Value::Array(vec![reference(2), 10.into()]).encode())
+        .unwrap_or_else(|failure| panic!("{failure}"));
+    assert_eq!(filled, Value::Array(vec![26.into(), Value::Array(vec![reference(2)])]));
+    with(|state| assert_eq!(state.objects[&1].1.get("level"), Some(&26.into())));
+    // What the parent's version refused has changed nothing, and neither has the running method, which failed with it.
+    let failure = call(1, "fill_as", &Value::Array(vec![reference(2), 100.into()]).encode()).unwrap_err();
+    assert_eq!(failure.kind.as_str(), "spilled");
+    with(|state| assert_eq!(state.objects[&1].1.get("level"), Some(&26.into())));
+}
+
+#[test]
 fn slots_migrate_forth_and_back() {
     let (_turn, plugin) = load();
     let table = plugin.table("fixture.Gauge");

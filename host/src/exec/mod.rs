@@ -15,6 +15,7 @@ mod committer;
 mod executor;
 mod faults;
 mod host_object;
+mod misses;
 mod plugins;
 mod queries;
 mod schemas;
@@ -40,6 +41,7 @@ pub use self::{
     again::{Given, Repeated, Repeater},
     faults::{Fault, Faults, Tally},
     host_object::{Moment, Remember, begin},
+    misses::{Miss, Misses},
     plugins::{BehaviorConflict, Behind, MethodKinds, PluginSet},
     queries::QueryWorker,
     schemas::{Schemas, Way},

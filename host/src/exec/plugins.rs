@@ -6,7 +6,7 @@ use rustc_hash::FxHashMap;
 use theseus_abi::MethodKind;
 
 use super::{
-    Faults,
+    Faults, Misses,
     schemas::{Schemas, Way},
 };
 use crate::{
@@ -33,6 +33,8 @@ pub struct PluginSet {
     record: Arc<[(String, [u8; 32])]>,
     /// What goes wrong in the generations, of this set and of those before and after it.
     faults: Arc<Faults>,
+    /// The messages that nobody understood, of this set and of those before and after it.
+    misses: Arc<Misses>,
 }
 
 /// Which kinds of method a name stands for.
@@ -86,7 +88,7 @@ impl PluginSet {
             generations.insert(generation.name().clone(), generation.clone());
             fallbacks.remove(generation.name());
         }
-        PluginSet::of(generations, fallbacks, self.faults.clone())
+        PluginSet::of(generations, fallbacks, (self.faults.clone(), self.misses.clone()))
     }
 
     /// This set without some plugins, and without their fallbacks.
@@ -95,14 +97,14 @@ impl PluginSet {
         let (mut generations, mut fallbacks) = (self.generations.clone(), self.fallbacks.clone());
         generations.retain(|name, _| !removed.contains(name));
         fallbacks.retain(|name, _| !removed.contains(name));
-        let set = PluginSet::of(generations, fallbacks, self.faults.clone());
+        let set = PluginSet::of(generations, fallbacks, (self.faults.clone(), self.misses.clone()));
         set.expect("where no two plugins conflict, fewer of them do not")
     }
 
     fn of(
         generations: BTreeMap<Arc<str>, Arc<Generation>>,
         fallbacks: BTreeMap<Arc<str>, Arc<Generation>>,
-        faults: Arc<Faults>,
+        (faults, misses): (Arc<Faults>, Arc<Misses>),
     ) -> Result<PluginSet, BehaviorConflict> {
         let mut behaviors: FxHashMap<Arc<str>, (Arc<Generation>, usize)> = FxHashMap::default();
         let mut methods: FxHashMap<Box<str>, MethodKinds> = FxHashMap::default();
@@ -123,7 +125,7 @@ impl PluginSet {
             }
         }
         let record = record_of(&generations, &fallbacks);
-        Ok(PluginSet { generations, fallbacks, behaviors, methods, record, faults })
+        Ok(PluginSet { generations, fallbacks, behaviors, methods, record, faults, misses })
     }
 
     /// This set with exactly these fallbacks, at most one of each plugin.
@@ -218,6 +220,11 @@ impl PluginSet {
     /// What goes wrong in the generations.
     pub fn faults(&self) -> &Arc<Faults> {
         &self.faults
+    }
+
+    /// The messages that nobody understood.
+    pub fn misses(&self) -> &Arc<Misses> {
+        &self.misses
     }
 
     /// The fallbacks in the order of their plugins' names.

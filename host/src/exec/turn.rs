@@ -7,18 +7,21 @@
 mod blame;
 mod delegation;
 mod migration;
+mod parents;
+mod resend;
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use rustc_hash::FxHashMap;
 use theseus_abi::{Capability, Failure, FailureCode, abi_stable::std_types::RVec};
-use theseus_value::{ObjectId, raw::merge_maps};
+use theseus_value::ObjectId;
 
+use self::delegation::Resolved;
 use super::{ObjectName, PluginSet, State, host_object::check_not_host};
 use crate::{
     config::Execution,
     identity::ObjectRecord,
-    plugin::{Behavior, CallBuffers, CallHost, MethodId},
+    plugin::{Behavior, CallBuffers, CallHost, MethodId, Resent},
 };
 
 /// An encoded map without entries.
@@ -36,9 +39,20 @@ pub(super) struct Scratch {
     writes: FxHashMap<ObjectId, Option<Arc<ObjectRecord>>>,
     names: BTreeMap<Arc<str>, Option<ObjectId>>,
     undo: Vec<Undo>,
-    busy: Vec<(ObjectId, bool)>,
+    busy: Vec<Busy>,
+    /// What the methods that resend work on, with their places in `busy`: the innermost last.
+    resending: Vec<(usize, resend::Resending)>,
     buffers: Vec<CallBuffers>,
     slots: Vec<Vec<u8>>,
+}
+
+/// A message that is being executed.
+#[derive(Clone, Copy)]
+struct Busy {
+    object: ObjectId,
+    command: bool,
+    /// The object in which its method was found.
+    holder: ObjectId,
 }
 
 /// How to take a change of the write set back.
@@ -83,6 +97,7 @@ impl Scratch {
         self.names.clear();
         self.undo.clear();
         self.busy.clear();
+        self.resending.clear();
     }
 
     /// Changes an object on the host's own account.
@@ -167,18 +182,21 @@ impl<'a> Turn<'a> {
     fn execute(&mut self, receiver: ObjectId, method: &str, arguments: &[u8]) -> Result<CallBuffers, Failure> {
         let clock = self.plugins.faults().clock();
         let record = self.load(receiver)?;
-        let resolved = self.resolve(receiver, &record, method);
-        let (behavior, method) =
+        let resolved = self.resolve(receiver, &record, method, arguments);
+        let Resolved { holder, behavior, method, wrapped } =
             resolved.inspect_err(|failure| self.blame_missing(&record.behavior, method, failure))?;
+        let arguments = wrapped.as_deref().unwrap_or(arguments);
         let command = behavior.is_command(method);
         self.command |= command && self.scratch.busy.is_empty();
         self.admit(receiver, command, behavior, method)?;
 
         let mut slots = self.scratch.slots.pop().unwrap_or_default();
         let mut buffers = self.scratch.buffers.pop().unwrap_or_default();
-        self.scratch.busy.push((receiver, command));
+        let depth = self.scratch.busy.len();
+        self.scratch.busy.push(Busy { object: receiver, command, holder });
         let outcome = self.run(receiver, &record, behavior, method, arguments, &mut slots, &mut buffers);
         self.scratch.busy.pop();
+        while self.scratch.resending.pop_if(|(at, _)| *at >= depth).is_some() {}
         slots.clear();
         self.scratch.slots.push(slots);
         if let Some(begun) = clock {
@@ -217,17 +235,22 @@ impl<'a> Turn<'a> {
         let called = behavior.call(self, receiver, method, slots, arguments, buffers);
         self.may_request_upgrade = sender_may;
         called?;
-        if buffers.result.len() > self.limits.write_bytes_per_transaction_max {
-            let message = format!("a result may have {} bytes", self.limits.write_bytes_per_transaction_max);
-            return Err(Failure::new(FailureCode::LIMIT_EXCEEDED, message));
-        }
-        if !buffers.changes.is_empty() {
-            let mut merged = Vec::with_capacity(record.slots.len() + buffers.changes.len());
-            merge_maps(&record.slots, &buffers.changes, &mut merged).map_err(|error| encoding(receiver, &error))?;
-            let changed = ObjectRecord { slots: merged.into(), ..(**record).clone() };
+        self.check_result(buffers)?;
+        if let Some(slots) = self.changed_slots(receiver, record, buffers)? {
+            // The method may have given its own receiver other parents.
+            let now = self.scratch.writes.get(&receiver).and_then(Option::as_ref).unwrap_or(record);
+            let changed = ObjectRecord { slots: slots.into(), ..(**now).clone() };
             self.write(receiver, Some(Arc::new(changed)))?;
         }
         Ok(())
+    }
+
+    fn check_result(&self, buffers: &CallBuffers) -> Result<(), Failure> {
+        let bytes_max = self.limits.write_bytes_per_transaction_max;
+        if buffers.result.len() <= bytes_max {
+            return Ok(());
+        }
+        Err(Failure::new(FailureCode::LIMIT_EXCEEDED, format!("a result may have {bytes_max} bytes")))
     }
 
     /// Whether a message may be executed now.
@@ -238,13 +261,9 @@ impl<'a> Turn<'a> {
                 format!("{} is a command: it may change the object, so a query cannot be it or send it", name());
             return Err(Failure::new(FailureCode::READ_ONLY, message));
         }
-        if self.scratch.busy.len() >= self.limits.nesting_max {
-            let message = format!("messages are nested {} deep, which is the limit", self.limits.nesting_max);
-            return Err(Failure::new(FailureCode::TOO_DEEP, message));
-        }
+        self.check_nesting()?;
         // The state of an object lives in the plugin while a command on it runs: nobody else can see or change it.
-        let busy = self.scratch.busy.iter().find(|(object, _)| *object == receiver);
-        if busy.is_some() && (command || self.scratch.busy.contains(&(receiver, true))) {
+        if self.is_busy(receiver) && (command || self.is_changing(receiver)) {
             let message = format!(
                 "{} reached object {receiver} while a message to it waits for this one: call its method directly",
                 name()
@@ -252,6 +271,24 @@ impl<'a> Turn<'a> {
             return Err(Failure::new(FailureCode::REENTRANT, message));
         }
         Ok(())
+    }
+
+    fn check_nesting(&self) -> Result<(), Failure> {
+        if self.scratch.busy.len() < self.limits.nesting_max {
+            return Ok(());
+        }
+        let message = format!("messages are nested {} deep, which is the limit", self.limits.nesting_max);
+        Err(Failure::new(FailureCode::TOO_DEEP, message))
+    }
+
+    /// Whether a message to an object is being executed.
+    fn is_busy(&self, object: ObjectId) -> bool {
+        self.scratch.busy.iter().any(|busy| busy.object == object)
+    }
+
+    /// Whether a command on an object is being executed.
+    fn is_changing(&self, object: ObjectId) -> bool {
+        self.scratch.busy.iter().any(|busy| busy.object == object && busy.command)
     }
 
     // --- The write set ------------------------------------------------------------------------------------------------
@@ -342,7 +379,7 @@ impl<'a> Turn<'a> {
 
     /// Whether nothing may be changed now, because a query is under way.
     fn is_reading(&self) -> bool {
-        self.read_only || self.scratch.busy.iter().any(|(_, command)| !command)
+        self.read_only || self.scratch.busy.iter().any(|busy| !busy.command)
     }
 
     fn changing(&self, what: &str) -> Result<(), Failure> {
@@ -390,7 +427,7 @@ impl CallHost for Turn<'_> {
     fn clone_object(&mut self, original: ObjectId) -> Result<ObjectId, Failure> {
         self.changing("create objects")?;
         let record = self.load(original)?;
-        if self.scratch.busy.contains(&(original, true)) {
+        if self.is_changing(original) {
             let message = format!("object {original} cannot be cloned while a command changes it");
             return Err(Failure::new(FailureCode::REENTRANT, message));
         }
@@ -410,7 +447,7 @@ impl CallHost for Turn<'_> {
         if self.peek(object)?.is_none() {
             return Err(Failure::new(FailureCode::NO_SUCH_OBJECT, format!("there is no object {object}")));
         }
-        if self.scratch.busy.iter().any(|(busy, _)| *busy == object) {
+        if self.is_busy(object) {
             let message = format!("object {object} cannot be deleted while a message to it is executed");
             return Err(Failure::new(FailureCode::REENTRANT, message));
         }
@@ -465,6 +502,18 @@ impl CallHost for Turn<'_> {
         }
         self.upgrade = Some(request.to_vec());
         Ok(())
+    }
+
+    fn parents(&mut self, object: ObjectId) -> Result<Box<[ObjectId]>, Failure> {
+        Ok(self.load(object)?.parents.clone())
+    }
+
+    fn set_parents(&mut self, object: ObjectId, parents: &[ObjectId]) -> Result<(), Failure> {
+        self.put_parents(object, parents)
+    }
+
+    fn resend(&mut self, message: &Resent<'_>, out: &mut RVec<u8>, changed: &mut RVec<u8>) -> Result<(), Failure> {
+        self.resend_message(message, out, changed)
     }
 }
 

@@ -66,6 +66,26 @@ pub trait CallHost {
     fn random(&mut self) -> Result<u64, Failure>;
     /// Asks for a restart cycle after the commit.
     fn request_upgrade(&mut self, request: &[u8]) -> Result<(), Failure>;
+    /// The parents of an object.
+    fn parents(&mut self, object: ObjectId) -> Result<Box<[ObjectId]>, Failure>;
+    /// Gives an object other parents.
+    fn set_parents(&mut self, object: ObjectId, parents: &[ObjectId]) -> Result<(), Failure>;
+    /// Runs the parents' version of a method on the receiver of the running one, whose slots are now `message.slots`. Appends
+    /// its result to `out`, and to `changed` the slots that the running method has from then on, if they are others.
+    fn resend(&mut self, message: &Resent<'_>, out: &mut RVec<u8>, changed: &mut RVec<u8>) -> Result<(), Failure>;
+}
+
+/// A message that a method passes on to the parents of the object in which it was found.
+#[derive(Clone, Copy, Debug)]
+pub struct Resent<'a> {
+    /// The parent at which the search begins; all of them if none is named.
+    pub parent: Option<ObjectId>,
+    /// The method.
+    pub method: &'a str,
+    /// Its arguments: empty, a map or an array.
+    pub arguments: &'a [u8],
+    /// The receiver's slots as the running method has them: a map.
+    pub slots: &'a [u8],
 }
 
 /// The functions that every plugin gets.
@@ -81,6 +101,9 @@ pub(super) fn host_table() -> HostTableRef {
         now_us,
         random,
         request_upgrade,
+        parents,
+        set_parents,
+        resend,
         log: log_line,
     };
     static WITH_METADATA: WithMetadata<HostTable> = WithMetadata::new(TABLE);
@@ -320,6 +343,38 @@ extern "C" fn request_upgrade(token: CallToken, request: RSlice<'_, u8>) -> RRes
     serve(token, |host| {
         check_map("upgrade request", &request)?;
         host.request_upgrade(&request)
+    })
+}
+
+extern "C" fn parents(token: CallToken, object: u64, out: &mut RVec<u64>) -> RResult<(), Failure> {
+    serve(token, |host| {
+        out.extend(host.parents(ObjectId(object))?.iter().map(|parent| parent.0));
+        Ok(())
+    })
+}
+
+extern "C" fn set_parents(token: CallToken, object: u64, parents: RSlice<'_, u64>) -> RResult<(), Failure> {
+    serve(token, |host| {
+        let parents: Vec<_> = parents.iter().copied().map(ObjectId).collect();
+        host.set_parents(ObjectId(object), &parents)
+    })
+}
+
+extern "C" fn resend(
+    token: CallToken,
+    parent: ROption<u64>,
+    method: RStr<'_>,
+    arguments: RSlice<'_, u8>,
+    slots: RSlice<'_, u8>,
+    out: &mut RVec<u8>,
+    changed: &mut RVec<u8>,
+) -> RResult<(), Failure> {
+    serve(token, |host| {
+        let method = text("method's name", &method)?;
+        check_arguments(&arguments)?;
+        check_map("slots", &slots)?;
+        let parent = parent.into_option().map(ObjectId);
+        host.resend(&Resent { parent, method, arguments: &arguments, slots: &slots }, out, changed)
     })
 }
 

@@ -24,7 +24,7 @@ mod store;
 mod target;
 mod trust;
 
-pub use boundary::{CallHost, FAILURE_MESSAGE_BYTES_MAX, LOG_LINE_BYTES_MAX};
+pub use boundary::{CallHost, FAILURE_MESSAGE_BYTES_MAX, LOG_LINE_BYTES_MAX, Resent};
 pub use digest::{Digest, ParseDigestError};
 pub use flood::limit_log;
 pub use generation::{Behavior, CallBuffers, Generation, GenerationNumber, MethodId};

@@ -84,6 +84,7 @@ pub(crate) struct State {
     pub(crate) names: BTreeMap<String, u64>,
     pub(crate) log: Vec<(u8, String, String)>,
     pub(crate) upgrade: Option<Value>,
+    pub(crate) parents: BTreeMap<u64, Vec<u64>>,
     tables: BTreeMap<String, BehaviorTableRef>,
 }
 
@@ -175,6 +176,9 @@ fn host_table() -> HostTableRef {
         now_us,
         random,
         request_upgrade,
+        parents,
+        set_parents,
+        resend,
         log,
     });
     HostTableRef(TABLE.static_as_prefix())
@@ -259,6 +263,45 @@ extern "C" fn random(token: CallToken) -> RResult<u64, Failure> {
 extern "C" fn request_upgrade(token: CallToken, request: RSlice<'_, u8>) -> RResult<(), Failure> {
     checked(token, || {
         with(|state| state.upgrade = Value::decode(request.as_slice()).ok());
+        Ok(())
+    })
+}
+
+extern "C" fn parents(token: CallToken, object: u64, parents: &mut RVec<u64>) -> RResult<(), Failure> {
+    checked(token, || {
+        parents.extend(with(|state| state.parents.get(&object).cloned()).unwrap_or_default());
+        Ok(())
+    })
+}
+
+extern "C" fn set_parents(token: CallToken, object: u64, parents: RSlice<'_, u64>) -> RResult<(), Failure> {
+    checked(token, || {
+        with(|state| state.parents.insert(object, parents.to_vec()));
+        Ok(())
+    })
+}
+
+/// Runs a method of the first parent's behaviour on the slots that came, or fails without one.
+extern "C" fn resend(
+    token: CallToken,
+    parent: ROption<u64>,
+    method: RStr<'_>,
+    arguments: RSlice<'_, u8>,
+    slots: RSlice<'_, u8>,
+    result: &mut RVec<u8>,
+    changed: &mut RVec<u8>,
+) -> RResult<(), Failure> {
+    checked(token, || {
+        let parent = parent.into_option().ok_or_else(|| no_such(0))?;
+        let (behavior, _) = with(|state| state.objects.get(&parent).cloned()).ok_or_else(|| no_such(parent))?;
+        let table = with(|state| state.tables.get(&behavior).copied()).ok_or_else(|| no_such(parent))?;
+        let (value, changes) = call_table(table, 1, number(table, method.as_str())?, &slots, &arguments)?;
+        result.extend_from_copy_slice(&value.encode());
+        if !changes.is_empty() {
+            let mut merged = Vec::new();
+            raw::merge_maps(&slots, &changes, &mut merged).expect("both are maps");
+            changed.extend_from_copy_slice(&merged);
+        }
         Ok(())
     })
 }

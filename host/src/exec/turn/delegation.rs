@@ -3,6 +3,8 @@
 //! As in Self: the search goes level by level, parents of a level have equal rank, and two different answers at one level are
 //! an error. The receiver stays who it is; what a method writes is written to the receiver.
 
+use std::sync::Arc;
+
 use rustc_hash::{FxHashMap, FxHashSet};
 use theseus_abi::{Failure, FailureCode};
 use theseus_value::{
@@ -19,41 +21,102 @@ use crate::{
 /// How many objects one look along the parents may visit.
 const ANCESTORS_MAX: usize = 1_000;
 
+/// The method that an object is asked with what neither it nor a parent has a method for, in place of that: it gets the name
+/// (`selector`) and the `arguments`.
+pub(crate) const DOES_NOT_UNDERSTAND: &str = "does_not_understand";
+
+/// The method that executes a message.
+pub(super) struct Resolved<'a> {
+    /// The object in which it was found.
+    pub holder: ObjectId,
+    /// That object's behaviour.
+    pub behavior: &'a Behavior,
+    pub method: MethodId,
+    /// The message as its arguments, if the method is [`DOES_NOT_UNDERSTAND`] in place of the one that was asked for.
+    pub wrapped: Option<Vec<u8>>,
+}
+
+/// A method, and the object in which it was found.
+pub(super) type Found<'a> = (ObjectId, &'a Behavior, MethodId);
+
 impl<'a> Turn<'a> {
-    /// Finds the method: the object's own behaviour's, else that of the nearest parents.
+    /// Finds the method for a message.
     pub(super) fn resolve(
         &mut self,
         receiver: ObjectId,
         record: &ObjectRecord,
         method: &str,
-    ) -> Result<(&'a Behavior, MethodId), Failure> {
-        let plugins = self.plugins;
-        let own = plugins.behavior(&record.behavior);
-        if let Some(behavior) = own
+        arguments: &[u8],
+    ) -> Result<Resolved<'a>, Failure> {
+        if let Some((holder, behavior, method)) = self.find_method(receiver, record, method)? {
+            return Ok(Resolved { holder, behavior, method, wrapped: None });
+        }
+        if method != DOES_NOT_UNDERSTAND
+            && let Some((holder, behavior, instead)) = self.find_method(receiver, record, DOES_NOT_UNDERSTAND)?
+        {
+            return Ok(Resolved { holder, behavior, method: instead, wrapped: Some(wrap(method, arguments)) });
+        }
+        self.plugins.misses().count(&record.behavior, method, self.time_us);
+        Err(not_understood(receiver, record, self.plugins.behavior(&record.behavior), method))
+    }
+
+    /// The object's own behaviour's method of a name, else that of the nearest parents.
+    fn find_method(
+        &mut self,
+        receiver: ObjectId,
+        record: &ObjectRecord,
+        method: &str,
+    ) -> Result<Option<Found<'a>>, Failure> {
+        if let Some(behavior) = self.plugins.behavior(&record.behavior)
             && let Some(id) = behavior.method(method)
         {
-            return Ok((behavior, id));
+            return Ok(Some((receiver, behavior, id)));
         }
-        let mut found: Option<(&'a Behavior, MethodId)> = None;
-        self.walk_parents(record, |_, parent| {
-            let Some(behavior) = plugins.behavior(&parent.behavior) else { return Ok(false) };
-            let Some(id) = behavior.method(method) else { return Ok(false) };
-            match found {
-                Some((other, _)) if other.name() != behavior.name() => Err(Failure::new(
-                    FailureCode::AMBIGUOUS,
-                    format!(
-                        "object {receiver} inherits `{method}` from {} and from {}, parents of equal rank",
-                        other.name(),
-                        behavior.name()
-                    ),
-                )),
-                _ => {
-                    found = Some((behavior, id));
-                    Ok(true)
+        self.resolve_along(receiver, &record.parents, method, None)
+    }
+
+    /// The nearest method of a name from these parents on. What has the behaviour `beside` is passed over, but not its parents.
+    pub(super) fn resolve_along(
+        &mut self,
+        receiver: ObjectId,
+        parents: &[ObjectId],
+        method: &str,
+        beside: Option<&str>,
+    ) -> Result<Option<Found<'a>>, Failure> {
+        let plugins = self.plugins;
+        self.nearest(receiver, parents, method, |parent| {
+            let behavior = plugins.behavior(&parent.behavior).filter(|it| beside != Some(&**it.name()))?;
+            Some((behavior, behavior.method(method)?))
+        })
+        .map(|found| found.map(|(holder, (behavior, method))| (holder, behavior, method)))
+    }
+
+    /// What `look` finds in the nearest parents, and in which of them: the first of a level. Two that have it through different
+    /// behaviours are of equal rank.
+    fn nearest<T>(
+        &mut self,
+        receiver: ObjectId,
+        parents: &[ObjectId],
+        name: &str,
+        look: impl Fn(&ObjectRecord) -> Option<T>,
+    ) -> Result<Option<(ObjectId, T)>, Failure> {
+        let mut found: Option<(ObjectId, Arc<str>, T)> = None;
+        self.walk_parents(parents, |_, id, parent| {
+            let Some(here) = look(parent) else { return Ok(false) };
+            match &found {
+                Some((_, other, _)) if **other != *parent.behavior => {
+                    let message = format!(
+                        "object {receiver} inherits `{name}` from {other} and from {}, parents of equal rank",
+                        parent.behavior
+                    );
+                    return Err(Failure::new(FailureCode::AMBIGUOUS, message));
                 }
+                Some(_) => {}
+                None => found = Some((id, parent.behavior.clone(), here)),
             }
+            Ok(true)
         })?;
-        found.ok_or_else(|| not_understood(receiver, record, own, method))
+        Ok(found.map(|(id, _, here)| (id, here)))
     }
 
     /// Writes the slots that a behaviour works with: the object's own, and those it lacks from the nearest parents.
@@ -101,7 +164,7 @@ impl<'a> Turn<'a> {
         if names.is_empty() {
             return Ok(FxHashMap::default());
         }
-        self.walk_parents(record, |depth, parent| {
+        self.walk_parents(&record.parents, |depth, _, parent| {
             let slots = MapView::new(&parent.slots).map_err(|error| encoding(receiver, &error))?;
             for name in names {
                 let Some(value) = slots.get(name).map_err(|error| encoding(receiver, &error))? else { continue };
@@ -125,28 +188,28 @@ impl<'a> Turn<'a> {
     /// answered true is complete.
     pub(super) fn walk_parents(
         &mut self,
-        record: &ObjectRecord,
-        mut visit: impl FnMut(usize, &ObjectRecord) -> Result<bool, Failure>,
+        parents: &[ObjectId],
+        mut visit: impl FnMut(usize, ObjectId, &ObjectRecord) -> Result<bool, Failure>,
     ) -> Result<(), Failure> {
         let mut seen: FxHashSet<ObjectId> = FxHashSet::default();
-        let mut level: Vec<ObjectId> = record.parents.to_vec();
+        let mut level: Vec<ObjectId> = parents.to_vec();
         let mut depth = 1;
         while !level.is_empty() {
             let mut next = Vec::new();
             let mut done = false;
-            for parent in level {
-                if !seen.insert(parent) {
+            for id in level {
+                if !seen.insert(id) {
                     continue;
                 }
                 check_ancestors(seen.len())?;
-                let parent = self.load(parent).map_err(|failure| match failure.code {
+                let parent = self.load(id).map_err(|failure| match failure.code {
                     FailureCode::NO_SUCH_OBJECT => Failure::new(
                         FailureCode::NO_SUCH_OBJECT,
-                        format!("object {parent}, to which the receiver delegates, was deleted"),
+                        format!("object {id}, to which the receiver delegates, was deleted"),
                     ),
                     _ => failure,
                 })?;
-                done |= visit(depth, &parent)?;
+                done |= visit(depth, id, &parent)?;
                 next.extend_from_slice(&parent.parents);
             }
             if done {
@@ -185,4 +248,19 @@ fn not_understood(receiver: ObjectId, record: &ObjectRecord, own: Option<&Behavi
             Failure::new(FailureCode::NO_SUCH_BEHAVIOR, message)
         }
     }
+}
+
+/// A message as the arguments of [`DOES_NOT_UNDERSTAND`].
+fn wrap(selector: &str, arguments: &[u8]) -> Vec<u8> {
+    let mut wrapped = Vec::with_capacity(32 + selector.len() + arguments.len());
+    let mut writer = Writer::new(&mut wrapped);
+    writer.map(2);
+    writer.text("selector");
+    writer.text(selector);
+    writer.text("arguments");
+    match arguments {
+        [] => writer.null(),
+        given => writer.raw(given),
+    }
+    wrapped
 }

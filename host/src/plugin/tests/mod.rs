@@ -92,6 +92,21 @@ impl CallHost for TestHost<'_> {
         assert_eq!(request, [0xa0]);
         Ok(())
     }
+    fn parents(&mut self, object: ObjectId) -> Result<Box<[ObjectId]>, Failure> {
+        assert_eq!(object, ObjectId(1));
+        Ok([ObjectId(7), ObjectId(8)].into())
+    }
+    fn set_parents(&mut self, object: ObjectId, parents: &[ObjectId]) -> Result<(), Failure> {
+        assert_eq!((object, parents), (ObjectId(1), &[ObjectId(8), ObjectId(7)][..]));
+        Ok(())
+    }
+    fn resend(&mut self, message: &Resent<'_>, out: &mut RVec<u8>, changed: &mut RVec<u8>) -> Result<(), Failure> {
+        let Resent { parent, method, arguments, slots } = *message;
+        assert_eq!((parent, method, arguments, slots), (Some(ObjectId(7)), "any", &[0x80][..], &[0xa0][..]));
+        out.push(0xf5);
+        changed.push(0xa0);
+        Ok(())
+    }
 }
 
 fn refuse_to_send(_: &[u8], _: &mut RVec<u8>) -> Result<(), Failure> {

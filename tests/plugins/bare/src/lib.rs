@@ -267,6 +267,14 @@ fn requests(token: CallToken, result: &mut RVec<u8>) -> RResult<(), Failure> {
         sum += host().now_us()(token).into_result()?;
         sum += host().random()(token).into_result()?;
         host().request_upgrade()(token, empty).into_result()?;
+        let mut parents = RVec::new();
+        host().parents()(token, 1, &mut parents).into_result()?;
+        parents.reverse();
+        host().set_parents()(token, 1, RSlice::from_slice(&parents)).into_result()?;
+        let (none, mut resent, mut changed) = (RSlice::from_slice(&[0x80]), RVec::new(), RVec::new());
+        let (parent, method) = (ROption::RSome(7), RStr::from_str("any"));
+        host().resend()(token, parent, method, none, empty, &mut resent, &mut changed).into_result()?;
+        assert_eq!((&resent[..], &changed[..]), (&[0xf5][..], &[0xa0][..]));
         Ok(sum)
     }
     match all(token) {
