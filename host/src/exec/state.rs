@@ -66,7 +66,7 @@ impl State for Snapshot<'_> {
     }
 
     fn name(&mut self, name: &str) -> Result<Option<ObjectId>, Failure> {
-        self.reader.durable_name(name).map_err(storage)
+        self.reader.snapshot_name(name, self.head).map_err(storage)
     }
 }
 

@@ -8,7 +8,7 @@
 //!               [request id / null, target / null, method, arguments, time in us, seed, outcome, [write...], [naming...]]
 //! outcome     = [0, result] / [1, code, kind, message]
 //! write       = [object, number, previous tid, jump tid, object record / null]
-//! naming      = [name, object / null]
+//! naming      = [name, number, previous tid, jump tid, object / null]
 //! ```
 //!
 //! Transactions are wrapped in byte strings so that a reader steps over those it does not want. An [`Index`](super::index::Index) beside the record
@@ -23,9 +23,10 @@ use theseus_value::{
 };
 
 use super::{
-    Incarnation, ObjectRecord, RecordHash, Tid, Version,
+    Incarnation, NameVersion, ObjectRecord, Pointers, RecordHash, Tid, Version,
     index::Index,
     record::{expect_array, small},
+    version::{Content, RawVersion},
 };
 
 /// The format that this code writes, and the only one that it reads.
@@ -73,6 +74,13 @@ pub struct Draft<'a> {
     pub names: &'a [(Arc<str>, Option<ObjectId>)],
 }
 
+/// The versions that a transaction made.
+#[derive(Default)]
+pub(super) struct Versions {
+    pub objects: Vec<(ObjectId, Arc<Version>)>,
+    pub names: Vec<(Arc<str>, Arc<NameVersion>)>,
+}
+
 /// Transactions that are to become durable together.
 #[derive(Default)]
 pub(super) struct BatchBuilder {
@@ -113,7 +121,7 @@ impl BatchBuilder {
     /// # Panics
     ///
     /// If the batch grows beyond 4 GiB, of which its bounds keep it far away.
-    pub(super) fn push(&mut self, draft: &Draft<'_>, versions: &[(ObjectId, Arc<Version>)]) {
+    pub(super) fn push(&mut self, draft: &Draft<'_>, versions: &Versions) {
         self.scratch.clear();
         draft.encode(versions, &mut self.scratch);
         Writer::new(&mut self.transactions).bytes(&self.scratch);
@@ -122,7 +130,7 @@ impl BatchBuilder {
 }
 
 impl Draft<'_> {
-    fn encode(&self, versions: &[(ObjectId, Arc<Version>)], out: &mut Vec<u8>) {
+    fn encode(&self, versions: &Versions, out: &mut Vec<u8>) {
         let mut writer = Writer::new(out);
         writer.array(9);
         match self.request_id {
@@ -154,26 +162,29 @@ impl Draft<'_> {
                 writer.text(&failure.message);
             }
         }
-        writer.array(versions.len());
-        for (object, version) in versions {
+        writer.array(versions.objects.len());
+        for (object, version) in &versions.objects {
             let mut writer = Writer::new(out);
             writer.array(5);
             writer.uint(object.0);
-            writer.uint(version.number);
-            writer.uint(version.previous.0);
-            writer.uint(version.jump().0);
-            match &version.record {
-                Some(record) => record.encode(out),
-                None => writer.null(),
-            }
+            encode_version(version, out);
         }
-        let mut writer = Writer::new(out);
-        writer.array(self.names.len());
-        for (name, object) in self.names {
-            writer.array(2);
+        Writer::new(out).array(versions.names.len());
+        for (name, version) in &versions.names {
+            let mut writer = Writer::new(out);
+            writer.array(5);
             writer.text(name);
-            optional_object(&mut writer, *object);
+            encode_version(version, out);
         }
+    }
+}
+
+fn encode_version<T: Content>(version: &Version<T>, out: &mut Vec<u8>) {
+    let mut writer = Writer::new(out);
+    version.pointers().encode(&mut writer);
+    match &version.record {
+        Some(record) => record.encode(out),
+        None => writer.null(),
     }
 }
 
@@ -334,31 +345,35 @@ pub struct Transaction<'a> {
     /// The versions it made.
     pub writes: Vec<Write>,
     /// The names it gave or freed.
-    pub names: Vec<(&'a str, Option<ObjectId>)>,
+    pub names: Vec<Naming<'a>>,
 }
 
-/// A version as it stands in the history.
+/// A version of an object as it stands in the history.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Write {
     /// Which object.
     pub object: ObjectId,
-    /// The version's number.
-    pub number: u64,
-    /// The transaction that wrote the version before.
-    pub previous: Tid,
-    /// The transaction that wrote the jump version.
-    pub jump: Tid,
+    /// Where the version stands among the others.
+    pub pointers: Pointers,
     /// The object; none if it was deleted.
     pub record: Option<Arc<ObjectRecord>>,
+}
+
+/// A version of a name as it stands in the history.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Naming<'a> {
+    /// Which name.
+    pub name: &'a str,
+    /// Where the version stands among the others.
+    pub pointers: Pointers,
+    /// The object that it stands for; none if it was freed.
+    pub object: Option<ObjectId>,
 }
 
 impl<'a> Transaction<'a> {
     /// Reads a transaction as it stands in a record.
     pub(super) fn decode_item(item: &'a [u8]) -> Result<Transaction<'a>, DecodeError> {
-        let mut reader = Reader::new(item);
-        let bytes = reader.bytes()?;
-        reader.finish()?;
-        Transaction::decode(bytes)
+        unwrap_item(item).and_then(Transaction::decode)
     }
 
     /// Reads a transaction as it stands in its byte string.
@@ -367,12 +382,17 @@ impl<'a> Transaction<'a> {
     ///
     /// If the bytes are not one.
     pub fn decode(bytes: &'a [u8]) -> Result<Transaction<'a>, DecodeError> {
-        let mut writes = Vec::new();
-        let raw = RawTransaction::read(bytes, |write| {
-            writes.push(write.decode()?);
+        let (mut writes, mut names) = (Vec::new(), Vec::new());
+        let raw = RawTransaction::read(bytes, |change| {
+            match change {
+                Change::Object(object, it) => {
+                    writes.push(Write { object, pointers: it.pointers, record: it.decode()? });
+                }
+                Change::Name(name, it) => names.push(Naming { name, pointers: it.pointers, object: it.decode()? }),
+            }
             Ok(())
         })?;
-        let RawTransaction { request_id, target, method, arguments, time_us, seed, outcome, names } = raw;
+        let RawTransaction { request_id, target, method, arguments, time_us, seed, outcome } = raw;
         let outcome = match outcome {
             RawOutcome::Done(result) => Outcome::Done(result.into()),
             RawOutcome::Failed([code, kind, message]) => Outcome::Failed(RecordedFailure {
@@ -394,7 +414,12 @@ pub(super) struct RawTransaction<'a> {
     pub time_us: u64,
     pub seed: u64,
     pub outcome: RawOutcome<'a>,
-    pub names: Vec<(&'a str, Option<ObjectId>)>,
+}
+
+/// A version that a transaction made, still encoded.
+pub(super) enum Change<'a> {
+    Object(ObjectId, RawVersion<'a>),
+    Name(&'a str, RawVersion<'a>),
 }
 
 /// An outcome that still lies in its record.
@@ -404,21 +429,19 @@ pub(super) enum RawOutcome<'a> {
     Failed([&'a str; 3]),
 }
 
-/// A write of which only the outside was read.
-pub(super) struct RawWrite<'a> {
-    pub object: ObjectId,
-    pub number: u64,
-    pub previous: Tid,
-    pub jump: Tid,
-    /// The object record, encoded; none if the object was deleted.
-    pub record: Option<&'a [u8]>,
-}
-
 impl<'a> RawTransaction<'a> {
-    /// Reads a transaction and hands each of its writes to `visit`.
+    /// Reads a transaction as it stands in a record, and hands each version that it made to `visit`.
+    pub(super) fn read_item(
+        item: &'a [u8],
+        visit: impl FnMut(Change<'a>) -> Result<(), DecodeError>,
+    ) -> Result<RawTransaction<'a>, DecodeError> {
+        unwrap_item(item).and_then(|bytes| RawTransaction::read(bytes, visit))
+    }
+
+    /// Reads a transaction and hands each version that it made to `visit`.
     pub(super) fn read(
         bytes: &'a [u8],
-        mut visit: impl FnMut(RawWrite<'a>) -> Result<(), DecodeError>,
+        mut visit: impl FnMut(Change<'a>) -> Result<(), DecodeError>,
     ) -> Result<RawTransaction<'a>, DecodeError> {
         let mut whole = Reader::new(bytes);
         let reader = &mut whole;
@@ -433,34 +456,24 @@ impl<'a> RawTransaction<'a> {
         for _ in 0..reader.array()? {
             expect_array(reader, 5)?;
             let object = ObjectId(reader.uint()?);
-            let (number, previous, jump) = (reader.uint()?, Tid(reader.uint()?), Tid(reader.uint()?));
-            let start = reader.position();
-            let record = if reader.null()? {
-                None
-            } else {
-                ObjectRecord::skip(reader)?;
-                Some(&bytes[start..reader.position()])
-            };
-            visit(RawWrite { object, number, previous, jump, record })?;
+            visit(Change::Object(object, RawVersion::read::<Arc<ObjectRecord>>(reader, bytes)?))?;
         }
-        let count = reader.array()?;
-        let names = (0..count)
-            .map(|_| {
-                expect_array(reader, 2)?;
-                Ok((reader.text()?, read_object(reader)?))
-            })
-            .collect::<Result<_, _>>()?;
+        for _ in 0..reader.array()? {
+            expect_array(reader, 5)?;
+            let name = reader.text()?;
+            visit(Change::Name(name, RawVersion::read::<ObjectId>(reader, bytes)?))?;
+        }
         whole.finish()?;
-        Ok(RawTransaction { request_id, target, method, arguments, time_us, seed, outcome, names })
+        Ok(RawTransaction { request_id, target, method, arguments, time_us, seed, outcome })
     }
 }
 
-impl RawWrite<'_> {
-    fn decode(self) -> Result<Write, DecodeError> {
-        let RawWrite { object, number, previous, jump, record } = self;
-        let record = record.map(|record| ObjectRecord::decode(&mut Reader::new(record)).map(Arc::new)).transpose()?;
-        Ok(Write { object, number, previous, jump, record })
-    }
+/// The content of the byte string that wraps a transaction in a record.
+fn unwrap_item(item: &[u8]) -> Result<&[u8], DecodeError> {
+    let mut reader = Reader::new(item);
+    let bytes = reader.bytes()?;
+    reader.finish()?;
+    Ok(bytes)
 }
 
 fn read_object(reader: &mut Reader<'_>) -> Result<Option<ObjectId>, DecodeError> {
@@ -502,16 +515,22 @@ mod tests {
             writes: &[],
             names: &[(name.clone(), Some(ObjectId(3)))],
         };
-        builder.push(&draft, &[(ObjectId(3), version.clone())]);
+        let named = Arc::new(NameVersion::first(Tid(7), Some(ObjectId(3))));
+        let freed = Arc::new(named.succeeded_by(Tid(8), None));
+        let made = |version: &Arc<Version>, naming: &Arc<NameVersion>| Versions {
+            objects: vec![(ObjectId(3), version.clone())],
+            names: vec![(name.clone(), naming.clone())],
+        };
+        builder.push(&draft, &made(&version, &named));
         let second = Draft {
             request_id: None,
             target: None,
             method: "theseus.delete",
             outcome: Arc::new(failed.clone()),
-            names: &[(name, None)],
+            names: &[(name.clone(), None)],
             ..draft
         };
-        builder.push(&second, &[(ObjectId(3), deleted.clone())]);
+        builder.push(&second, &made(&deleted, &freed));
         let header = BatchHeader {
             first: Tid(7),
             last: Tid(8),
@@ -530,10 +549,14 @@ mod tests {
         assert_eq!(first.request_id, Some("r-1"));
         assert_eq!(first.arguments, [0xf6]);
         assert_eq!(first.writes[0].record, version.record);
-        assert_eq!(first.names, [("visits", Some(ObjectId(3)))]);
+        let naming =
+            |version: &NameVersion| Naming { name: "visits", pointers: version.pointers(), object: version.record };
+        assert_eq!(first.names, [naming(&named)]);
         let second = view.transaction(Tid(8)).unwrap().unwrap();
         assert_eq!(second.outcome, failed);
-        assert_eq!((second.writes[0].number, second.writes[0].previous), (2, Tid(7)));
+        assert_eq!(second.writes[0].pointers, deleted.pointers());
+        assert_eq!((second.writes[0].pointers.number, second.writes[0].pointers.previous), (2, Tid(7)));
+        assert_eq!(second.names, [naming(&freed)]);
         assert_eq!(second.writes[0].record, None);
         assert!(view.transaction(Tid(9)).is_none());
         for length in 0..bytes.len() {

@@ -8,9 +8,10 @@ use std::path::Path;
 
 use super::{
     BatchHeader, IdentityId, RecordHash, StorageError, Tid,
-    batch::{BatchBuilder, BatchView, Transaction},
+    batch::{BatchBuilder, BatchView, RawTransaction, Transaction},
     index::Index,
     lmdb::{Db, Env, EnvOptions, ReadTxn},
+    version::{RawVersion, Versioned},
 };
 
 const BATCHES: Db = Db(0);
@@ -126,14 +127,34 @@ impl HistoryView {
 
     /// One transaction, checked by its own checksum; none if it is not in the history.
     pub(super) fn transaction(&self, tid: Tid) -> Result<Option<Transaction<'_>>, StorageError> {
+        let Some(item) = self.item(tid)? else { return Ok(None) };
+        Transaction::decode_item(item).map(Some).map_err(|error| self.damaged(tid, error.to_string()))
+    }
+
+    /// The version of an object or a name that a transaction made; none if it made none.
+    pub(super) fn version<K: Versioned + ?Sized>(
+        &self,
+        key: &K,
+        tid: Tid,
+    ) -> Result<Option<RawVersion<'_>>, StorageError> {
+        let Some(item) = self.item(tid)? else { return Ok(None) };
+        let mut found = None;
+        let read = RawTransaction::read_item(item, |change| {
+            found = found.or(key.version(change));
+            Ok(())
+        });
+        read.map(|_| found).map_err(|error| self.damaged(tid, error.to_string()))
+    }
+
+    /// One transaction as it is encoded in its record, checked by its own checksum.
+    fn item(&self, tid: Tid) -> Result<Option<&[u8]>, StorageError> {
         let Some((key, value)) = self.txn.seek(BATCHES, &tid.0.to_be_bytes())? else { return Ok(None) };
         let stored = StoredBatch::split(key, value).map_err(|problem| self.damaged(tid, problem))?;
         // Where it stands follows from the record's last transaction and from how many it has.
         let behind = stored.last.0 - tid.0;
         let Some(place) = (stored.index.len() as u64).checked_sub(behind + 1) else { return Ok(None) };
         let item = stored.index.transaction(stored.record, place as usize, tid);
-        let item = item.ok_or_else(|| self.damaged(tid, "it does not have the checksum that was stored with it"))?;
-        Transaction::decode_item(item).map(Some).map_err(|error| self.damaged(tid, error.to_string()))
+        item.ok_or_else(|| self.damaged(tid, "it does not have the checksum that was stored with it")).map(Some)
     }
 
     /// Hands every batch from the one that holds `from` on to `visit`, in order, hashes checked, until it answers false.

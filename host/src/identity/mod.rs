@@ -19,6 +19,7 @@ mod read;
 mod record;
 mod table;
 mod verify;
+mod version;
 mod write;
 
 #[cfg(test)]
@@ -37,20 +38,22 @@ use theseus_value::ObjectId;
 use twox_hash::XxHash3_64;
 
 pub use self::{
-    batch::{BatchHeader, BatchView, Draft, Outcome, RecordedFailure, Transaction, Write, sort_generations},
+    batch::{BatchHeader, BatchView, Draft, Naming, Outcome, RecordedFailure, Transaction, Write, sort_generations},
     history::Head,
     ids::{HexError, IdentityId, Incarnation, RecordHash, Tid},
     lmdb::StorageError,
     read::Reader,
-    record::{ObjectRecord, Version},
+    record::ObjectRecord,
     table::Census,
     verify::{Damage, Progress, Verified, verify},
+    version::{NameVersion, Pointers, Version},
     write::{CheckpointPlan, ClosedBatch, Committer, RequestMemory, Writer},
 };
 use self::{
     history::History,
     overlay::Overlay,
-    table::{Checkpoint, Naming, Reached, RequestRow, Table},
+    table::{Checkpoint, Reached, RequestRow, Table},
+    version::Versioned,
 };
 
 /// Where an identity lies and how large it may become.
@@ -94,7 +97,7 @@ pub struct Identity {
     history: History,
     table: Table,
     objects: Overlay<ObjectId, Arc<Version>>,
-    names: Overlay<Arc<str>, Naming>,
+    names: Overlay<Arc<str>, Arc<NameVersion>>,
     requests: Overlay<Arc<str>, Remembered>,
     /// The last durable record. Written by the committer alone.
     head: ArcSwap<Head>,
@@ -258,22 +261,17 @@ impl Identity {
                 let transaction = transaction.map_err(|error| view.damaged(tid, error.to_string()))?;
                 for write in &transaction.writes {
                     let before = reader.newest(write.object)?;
-                    let version = match &before {
-                        Some(before) => before.succeeded_by(tid, write.record.clone()),
-                        None => Version::first(tid, write.record.clone()),
-                    };
-                    if (version.number, version.previous, version.jump()) != (write.number, write.previous, write.jump)
-                    {
-                        let problem =
-                            format!("its write to object {} does not follow the version before", write.object);
-                        return Err(view.damaged(tid, problem));
-                    }
+                    let version = Version::after(before.as_deref(), tid, write.record.clone());
+                    follows(&write.object, write.pointers, &version).map_err(|problem| view.damaged(tid, problem))?;
                     write::count(&mut census, write.object, before.as_deref(), &version);
                     next_object = next_object.max(write.object.0 + 1);
                     self.objects.put(write.object, tid, Arc::new(version), tid, tid);
                 }
-                for (name, object) in &transaction.names {
-                    self.names.put(Arc::from(*name), tid, (tid, *object), tid, tid);
+                for naming in &transaction.names {
+                    let before = reader.newest_name(naming.name)?;
+                    let version = Version::after(before.as_deref(), tid, naming.object);
+                    follows(naming.name, naming.pointers, &version).map_err(|problem| view.damaged(tid, problem))?;
+                    self.names.put(Arc::from(naming.name), tid, Arc::new(version), tid, tid);
                 }
                 if let Some(id) = transaction.request_id {
                     let (target, fingerprint) =
@@ -322,6 +320,14 @@ impl Identity {
         self.requests.settle(until, 0);
         Ok(())
     }
+}
+
+/// Whether a recorded version is the one that follows from those before it; in words if not.
+fn follows<K: Versioned + ?Sized>(key: &K, recorded: Pointers, version: &Version<K::Content>) -> Result<(), String> {
+    if recorded == version.pointers() {
+        return Ok(());
+    }
+    Err(format!("its version of {} does not follow the version before", key.describe()))
 }
 
 /// A digest of what a request asks of its target, to recognise its repetition.

@@ -6,8 +6,10 @@ use rustc_hash::FxHashMap;
 use theseus_value::ObjectId;
 
 use super::{
-    Identity, ObjectRecord, Outcome, Remembered, RequestRow, StorageError, Tid, Version, Write, history::HistoryView,
-    record::jump_number, table::TableView,
+    Identity, NameVersion, ObjectRecord, Outcome, Pointers, Remembered, RequestRow, StorageError, Tid, Version,
+    history::HistoryView,
+    table::TableView,
+    version::{Versioned, jump_number},
 };
 
 /// One thread's way to read an identity.
@@ -77,7 +79,7 @@ impl Reader {
     /// If the storage fails, or a row or record is damaged.
     pub fn as_of(&mut self, object: ObjectId, at: Tid) -> Result<Option<Arc<Version>>, StorageError> {
         match self.durable(object)? {
-            Some(version) if version.tid > at => self.past(object, &version, at),
+            Some(version) if version.tid > at => self.past(&object, &version, at),
             durable => Ok(durable),
         }
     }
@@ -140,8 +142,8 @@ impl Reader {
                 record = found;
                 break;
             }
-            let write = written(&view, object, tid)?;
-            (record, previous) = (write.record, write.previous);
+            let write = written(&view, &object, tid)?;
+            (record, previous) = (write.record, write.pointers.previous);
         }
         if self.former.len() >= FORMER_MAX {
             self.former.clear();
@@ -159,39 +161,58 @@ impl Reader {
         }
     }
 
-    /// The object that carries a name, and the transaction that gave it: the newest naming, durable or not.
+    /// The newest version of a name, durable or not: what the executor sees.
+    ///
+    /// # Errors
+    ///
+    /// If the storage fails or the row is damaged.
+    pub fn newest_name(&mut self, name: &str) -> Result<Option<Arc<NameVersion>>, StorageError> {
+        match self.identity.names.newest(name) {
+            Some((_, version)) => Ok(Some(version)),
+            None => Ok(self.table()?.name(name)?.map(Arc::new)),
+        }
+    }
+
+    /// The object that a name stands for, durably or not.
     ///
     /// # Errors
     ///
     /// If the storage fails or the row is damaged.
     pub fn name(&mut self, name: &str) -> Result<Option<ObjectId>, StorageError> {
-        match self.identity.names.newest(name) {
-            Some((_, (_, object))) => Ok(object),
-            None => Ok(self.table()?.name(name)?.map(|(_, object)| object)),
+        Ok(self.newest_name(name)?.and_then(|version| version.record))
+    }
+
+    /// The object that a name stands for in a snapshot: as of `snapshot`, which was the head when the snapshot was taken.
+    ///
+    /// # Errors
+    ///
+    /// If the storage fails, or a row or record is damaged.
+    pub fn snapshot_name(&mut self, name: &str, snapshot: Tid) -> Result<Option<ObjectId>, StorageError> {
+        match self.identity.names.newest_at(name, snapshot) {
+            Some((_, version)) => Ok(version.record),
+            None => self.name_as_of(name, snapshot),
         }
     }
 
-    /// The object that a name is known to stand for durably. A naming that becomes durable while the caller works with an
-    /// earlier snapshot may be seen already.
+    /// The object that a name stood for as of any durable transaction. That object may have been deleted by then.
     ///
     /// # Errors
     ///
-    /// If the storage fails or the row is damaged.
-    pub fn durable_name(&mut self, name: &str) -> Result<Option<ObjectId>, StorageError> {
-        Ok(self.naming(name)?.and_then(|(_, object)| object))
+    /// If the storage fails, or a row or record is damaged.
+    pub fn name_as_of(&mut self, name: &str, at: Tid) -> Result<Option<ObjectId>, StorageError> {
+        let version = match self.durable_name(name)? {
+            Some(version) if version.tid > at => self.past(name, &version, at)?,
+            durable => durable,
+        };
+        Ok(version.and_then(|version| version.record))
     }
 
-    /// The last durable naming of a name: the transaction, and the object or none if it freed the name. A name that was freed
-    /// may also have none, as one that was never given.
-    ///
-    /// # Errors
-    ///
-    /// If the storage fails or the row is damaged.
-    pub fn naming(&mut self, name: &str) -> Result<Option<(Tid, Option<ObjectId>)>, StorageError> {
+    /// The newest durable version of a name.
+    fn durable_name(&mut self, name: &str) -> Result<Option<Arc<NameVersion>>, StorageError> {
         let identity = &self.identity;
         match identity.names.newest_durable(name, || identity.head().tid) {
-            Some(naming) => Ok(Some(naming)),
-            None => Ok(self.table()?.name(name)?.map(|(tid, object)| (tid, Some(object)))),
+            Some(version) => Ok(Some(version)),
+            None => Ok(self.table()?.name(name)?.map(Arc::new)),
         }
     }
 
@@ -212,11 +233,11 @@ impl Reader {
         overlaid.retain(|(name, _)| within(name));
         let hidden: rustc_hash::FxHashSet<Arc<str>> = overlaid.iter().map(|(name, _)| name.clone()).collect();
         let mut found: Vec<(String, ObjectId)> =
-            overlaid.into_iter().filter_map(|(name, (_, object))| Some((name.to_string(), object?))).collect();
+            overlaid.into_iter().filter_map(|(name, version)| Some((name.to_string(), version.record?))).collect();
         let from = after.filter(|after| *after > prefix).unwrap_or(prefix);
         let mut tabled = 0;
-        self.table()?.names(from, |name, object| {
-            if within(name) && !hidden.contains(name) {
+        self.table()?.names(from, |name, version| {
+            if let Some(object) = version.record.filter(|_| within(name) && !hidden.contains(name)) {
                 found.push((name.to_owned(), object));
                 tabled += 1;
             }
@@ -256,13 +277,18 @@ impl Reader {
         Ok(view.transaction(tid)?.ok_or_else(missing)?.outcome)
     }
 
-    /// Follows an object's versions back from a newer one to the newest that transaction `at` could see.
-    fn past(&self, object: ObjectId, newer: &Version, at: Tid) -> Result<Option<Arc<Version>>, StorageError> {
+    /// Follows the versions of an object or a name back from a newer one to the newest that transaction `at` could see.
+    fn past<K: Versioned + ?Sized>(
+        &self,
+        key: &K,
+        newer: &Version<K::Content>,
+        at: Tid,
+    ) -> Result<Option<Arc<Version<K::Content>>>, StorageError> {
         let view = self.identity.history.read()?;
-        let found = back(&view, object, Place::of(newer), |tid, _| tid > at)?;
-        Ok(found.map(|(tid, write)| {
-            let (number, previous, spine) = (write.number, write.previous, Box::new([]));
-            Arc::new(Version { tid, number, previous, spine, record: write.record })
+        let found = back(&view, key, newer.pointers(), |tid, _| tid > at)?;
+        Ok(found.map(|Written { tid, pointers, record }| {
+            let Pointers { number, previous, .. } = pointers;
+            Arc::new(Version { tid, number, previous, spine: Box::new([]), record })
         }))
     }
 
@@ -277,14 +303,14 @@ impl Reader {
             return Ok(Vec::new());
         }
         let view = self.identity.history.read()?;
-        let before =
-            back(&view, object, Place::of(&newest), |tid, _| tid >= from)?.map_or(0, |(_, write)| write.number);
+        let before = back(&view, &object, newest.pointers(), |tid, _| tid >= from)?;
+        let before = before.map_or(0, |write| write.pointers.number);
         let last = newest.number.min(before + limit as u64);
         let mut tids = Vec::new();
         let (mut tid, mut previous) = match last == newest.number {
             true => (newest.tid, newest.previous),
-            false => match back(&view, object, Place::of(&newest), |_, number| number > last)? {
-                Some((tid, write)) => (tid, write.previous),
+            false => match back(&view, &object, newest.pointers(), |_, number| number > last)? {
+                Some(write) => (write.tid, write.pointers.previous),
                 None => return Ok(Vec::new()),
             },
         };
@@ -292,7 +318,7 @@ impl Reader {
             tids.push(tid);
             tid = previous;
             previous = match tid.exists() {
-                Some(tid) if tid >= from => written(&view, object, tid)?.previous,
+                Some(tid) if tid >= from => written(&view, &object, tid)?.pointers.previous,
                 _ => Tid::NONE,
             };
         }
@@ -318,43 +344,38 @@ impl Reader {
     }
 }
 
-/// Where a version stands among the others.
-#[derive(Clone, Copy)]
-struct Place {
-    number: u64,
-    previous: Tid,
-    jump: Tid,
+/// A version as the history has it.
+struct Written<T> {
+    tid: Tid,
+    pointers: Pointers,
+    record: Option<T>,
 }
 
-impl Place {
-    fn of(version: &Version) -> Place {
-        Place { number: version.number, previous: version.previous, jump: version.jump() }
-    }
-}
-
-/// Follows an object's versions back to the newest, before the one at `place`, that is not too new. `too_new` gets a
-/// version's transaction and number; whatever is older than a version that is not too new must not be either.
-fn back(
+/// Follows the versions of an object or a name back to the newest, before the one with `pointers`, that is not too new.
+/// `too_new` gets a version's transaction and number; whatever is older than a version that is not too new must not be either.
+fn back<K: Versioned + ?Sized>(
     view: &HistoryView,
-    object: ObjectId,
-    mut place: Place,
+    key: &K,
+    mut pointers: Pointers,
     too_new: impl Fn(Tid, u64) -> bool,
-) -> Result<Option<(Tid, Write)>, StorageError> {
+) -> Result<Option<Written<K::Content>>, StorageError> {
     loop {
         // A jump to a version that is still too new saves steps; one that overshoots does not.
-        let jump = place.jump.exists().filter(|jump| too_new(*jump, jump_number(place.number)));
-        let Some(tid) = jump.or(place.previous.exists()) else { return Ok(None) };
-        let write = written(view, object, tid)?;
-        if !too_new(tid, write.number) {
-            return Ok(Some((tid, write)));
+        let jump = pointers.jump.exists().filter(|jump| too_new(*jump, jump_number(pointers.number)));
+        let Some(tid) = jump.or(pointers.previous.exists()) else { return Ok(None) };
+        let write = written(view, key, tid)?;
+        if !too_new(tid, write.pointers.number) {
+            return Ok(Some(write));
         }
-        place = Place { number: write.number, previous: write.previous, jump: write.jump };
+        pointers = write.pointers;
     }
 }
 
-/// The write to `object` that transaction `tid` made.
-fn written(view: &HistoryView, object: ObjectId, tid: Tid) -> Result<Write, StorageError> {
-    let missing = || view.damaged(tid, format!("it should have written object {object}, and did not"));
-    let transaction = view.transaction(tid)?.ok_or_else(missing)?;
-    transaction.writes.into_iter().find(|write| write.object == object).ok_or_else(missing)
+/// The version of an object or a name that transaction `tid` made.
+fn written<K: Versioned + ?Sized>(view: &HistoryView, key: &K, tid: Tid) -> Result<Written<K::Content>, StorageError> {
+    let version = view.version(key, tid)?;
+    let missing = || view.damaged(tid, format!("it should have written {}, and did not", key.describe()));
+    let version = version.ok_or_else(missing)?;
+    let record = version.decode().map_err(|error| view.damaged(tid, error.to_string()))?;
+    Ok(Written { tid, pointers: version.pointers, record })
 }

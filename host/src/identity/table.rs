@@ -10,7 +10,7 @@
 //! | database    | key        | rest of the value                                                                |
 //! |-------------|------------|----------------------------------------------------------------------------------|
 //! | `objects`   | object     | `[tid, number, previous, [spine...], record / null]`, see [`Version::encode_row`] |
-//! | `names`     | name       | `[tid, object]`                                                                  |
+//! | `names`     | name       | `[tid, number, previous, [spine...], object / null]`                             |
 //! | `requests`  | request id | `[tid, target / null, fingerprint, time]`                                        |
 //! | `recent`    | tid        | `[request id]`: the same by age, to forget the oldest first                      |
 //! | `meta`      | `reached`  | `[tid, next object, [[behaviour, schema, objects]...]]`                          |
@@ -24,9 +24,10 @@ use theseus_value::{
 use twox_hash::XxHash3_64;
 
 use super::{
-    RequestMemory, StorageError, Tid, Version,
+    NameVersion, ObjectRecord, RequestMemory, StorageError, Tid, Version,
     lmdb::{Db, Env, EnvOptions, ReadTxn, WriteTxn},
-    record::{ObjectRow, expect_array, small},
+    record::{expect_array, small},
+    version::{Content, Row},
 };
 
 const DATABASES: &[&str] = &["objects", "names", "requests", "recent", "meta"];
@@ -112,14 +113,11 @@ impl RememberedRow {
     }
 }
 
-/// What a transaction made of a name.
-pub(super) type Naming = (Tid, Option<ObjectId>);
-
 /// What a checkpoint writes.
 pub(super) struct Checkpoint {
     pub reached: Reached,
     pub objects: Vec<(ObjectId, Arc<Version>)>,
-    pub names: Vec<(Arc<str>, Naming)>,
+    pub names: Vec<(Arc<str>, Arc<NameVersion>)>,
     pub requests: Vec<(Arc<str>, RequestRow)>,
     /// Which request ids to remember.
     pub memory: RequestMemory,
@@ -154,14 +152,9 @@ impl Table {
             seal(&mut value, OBJECTS, &key, |out| version.encode_row(out));
             txn.put(OBJECTS, &key, &value)?;
         }
-        for (name, (tid, object)) in &checkpoint.names {
-            match object {
-                Some(object) => {
-                    seal(&mut value, NAMES, name.as_bytes(), |out| pair(out, tid.0, object.0));
-                    txn.put(NAMES, name.as_bytes(), &value)?;
-                }
-                None => txn.delete(NAMES, name.as_bytes())?,
-            }
+        for (name, version) in &checkpoint.names {
+            seal(&mut value, NAMES, name.as_bytes(), |out| version.encode_row(out));
+            txn.put(NAMES, name.as_bytes(), &value)?;
         }
         for (id, row) in &checkpoint.requests {
             seal(&mut value, REQUESTS, id.as_bytes(), |out| row.encode(out));
@@ -228,31 +221,27 @@ impl TableView {
         self.open(OBJECTS, &key, value, &format!("object {object}"), Version::decode_row).map(Some)
     }
 
-    /// The object that carries a name, and the transaction that gave it.
-    pub(super) fn name(&self, name: &str) -> Result<Option<(Tid, ObjectId)>, StorageError> {
+    /// The newest version of a name that was ever given.
+    pub(super) fn name(&self, name: &str) -> Result<Option<NameVersion>, StorageError> {
         // LMDB has no empty keys, and nothing has an empty name.
         if name.is_empty() {
             return Ok(None);
         }
         let Some(value) = self.txn.get(NAMES, name.as_bytes())? else { return Ok(None) };
-        let place = || format!("the name `{name}`");
-        let (tid, object) = self.open(NAMES, name.as_bytes(), value, &place(), decode_pair)?;
-        Ok(Some((Tid(tid), ObjectId(object))))
+        self.open(NAMES, name.as_bytes(), value, &format!("the name `{name}`"), Version::decode_row).map(Some)
     }
 
-    /// Names from `from` on, in order, until `visit` answers false.
-    pub(super) fn names(&self, from: &str, mut visit: impl FnMut(&str, ObjectId) -> bool) -> Result<(), StorageError> {
+    /// Names from `from` on, in order, freed ones too, until `visit` answers false.
+    pub(super) fn names(
+        &self,
+        from: &str,
+        mut visit: impl FnMut(&str, NameVersion) -> bool,
+    ) -> Result<(), StorageError> {
         self.txn.walk(NAMES, from.as_bytes(), |key, value| {
-            let (name, _, object) = self.name_row(key, value)?;
-            Ok(visit(name, object))
+            let name = std::str::from_utf8(key).map_err(|error| self.env.damaged("a name", error.to_string()))?;
+            let version = self.open(NAMES, key, value, &format!("the name `{name}`"), Version::decode_row)?;
+            Ok(visit(name, version))
         })
-    }
-
-    /// Takes a row of the names apart: the name, the transaction that gave it, the object.
-    pub(super) fn name_row<'a>(&self, key: &'a [u8], value: &[u8]) -> Result<(&'a str, Tid, ObjectId), StorageError> {
-        let name = std::str::from_utf8(key).map_err(|error| self.env.damaged("a name", error.to_string()))?;
-        let (tid, object) = self.open(NAMES, key, value, &format!("the name `{name}`"), decode_pair)?;
-        Ok((name, Tid(tid), ObjectId(object)))
     }
 
     pub(super) fn request(&self, id: &str) -> Result<Option<RequestRow>, StorageError> {
@@ -264,12 +253,11 @@ impl TableView {
     /// Every row of the objects: the object and its version, or what is wrong with the row.
     pub(super) fn walk_objects(
         &self,
-        mut visit: impl FnMut(ObjectId, Result<ObjectRow<'_>, String>) -> Result<bool, StorageError>,
+        mut visit: impl FnMut(ObjectId, Result<Row<'_>, String>) -> Result<bool, StorageError>,
     ) -> Result<(), StorageError> {
         self.txn.walk(OBJECTS, &[], |key, value| {
             let id = <[u8; 8]>::try_from(key).map_err(|_| self.env.damaged("an object key", "it is not 8 bytes"))?;
-            let row =
-                unseal(OBJECTS, key, value).and_then(|body| ObjectRow::read(body).map_err(|error| error.to_string()));
+            let row = read_row::<Arc<ObjectRecord>>(OBJECTS, key, value);
             visit(ObjectId(u64::from_be_bytes(id)), row)
         })
     }
@@ -277,13 +265,11 @@ impl TableView {
     /// Every row of the names.
     pub(super) fn walk_names(
         &self,
-        mut visit: impl FnMut(&str, Result<(Tid, ObjectId), String>) -> Result<bool, StorageError>,
+        mut visit: impl FnMut(&str, Result<Row<'_>, String>) -> Result<bool, StorageError>,
     ) -> Result<(), StorageError> {
         self.txn.walk(NAMES, &[], |key, value| {
             let name = String::from_utf8_lossy(key);
-            let row = unseal(NAMES, key, value)
-                .and_then(|body| decode_pair(body).map_err(|error| error.to_string()))
-                .map(|(tid, object)| (Tid(tid), ObjectId(object)));
+            let row = read_row::<ObjectId>(NAMES, key, value);
             visit(&name, row)
         })
     }
@@ -348,6 +334,11 @@ impl TableView {
     }
 }
 
+/// Takes a row apart, or says what is wrong with it.
+fn read_row<'a, T: Content>(db: Db, key: &[u8], value: &'a [u8]) -> Result<Row<'a>, String> {
+    unseal(db, key, value).and_then(|body| Row::read::<T>(body).map_err(|error| error.to_string()))
+}
+
 /// Writes a value with its seal into `value`.
 fn seal(value: &mut Vec<u8>, db: Db, key: &[u8], body: impl FnOnce(&mut Vec<u8>)) {
     value.clear();
@@ -372,21 +363,6 @@ fn unseal<'a>(db: Db, key: &[u8], value: &'a [u8]) -> Result<&'a [u8], String> {
 fn checksum(db: Db, key: &[u8], body: &[u8]) -> u64 {
     let seed = XxHash3_64::oneshot_with_seed(db.0 as u64, key);
     XxHash3_64::oneshot_with_seed(seed, body)
-}
-
-fn pair(out: &mut Vec<u8>, first: u64, second: u64) {
-    let mut writer = Writer::new(out);
-    writer.array(2);
-    writer.uint(first);
-    writer.uint(second);
-}
-
-fn decode_pair(body: &[u8]) -> Result<(u64, u64), DecodeError> {
-    let mut reader = Reader::new(body);
-    expect_array(&mut reader, 2)?;
-    let pair = (reader.uint()?, reader.uint()?);
-    reader.finish()?;
-    Ok(pair)
 }
 
 fn decode_text(body: &[u8]) -> Result<String, DecodeError> {

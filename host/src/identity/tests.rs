@@ -192,7 +192,13 @@ impl Subject {
             let name = format!("name-{name}");
             let expected = |state: &State| state.1.get(&name).copied().flatten().map(ObjectId);
             assert_eq!(writer.reader().name(&name).unwrap(), expected(self.states.last().unwrap()));
-            assert_eq!(reader.durable_name(&name).unwrap(), expected(&self.states[self.durable]));
+            assert_eq!(
+                reader.snapshot_name(&name, Tid(self.durable as u64)).unwrap(),
+                expected(&self.states[self.durable])
+            );
+            let at = at % (self.durable + 1);
+            let past = reader.name_as_of(&name, Tid(at as u64)).unwrap();
+            assert_eq!(past, expected(&self.states[at]), "{name} as of {at} of {}", self.durable);
         }
         let listed = reader.names("name-", None, 100).unwrap();
         let expected = self.states[self.durable].1.iter();
@@ -245,7 +251,7 @@ fn snapshots_are_exact_while_everything_moves() {
                         let version = reader.snapshot(ObjectId(object), head).unwrap();
                         assert_eq!(version.map_or(Tid::NONE, |version| version.tid), head, "object {object}");
                     }
-                    let named = reader.durable_name("name").unwrap();
+                    let named = reader.snapshot_name("name", head).unwrap();
                     assert!(head == Tid::NONE || named.is_some());
                     reader.refresh();
                 }

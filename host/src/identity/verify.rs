@@ -10,12 +10,12 @@ use theseus_value::{DecodeError, ObjectId, raw::Reader};
 use twox_hash::XxHash3_64;
 
 use super::{
-    HOST_OBJECT, Head, IdentityId, ObjectRecord, Place, StorageError, Tid,
-    batch::{BatchView, RawTransaction, RawWrite},
+    HOST_OBJECT, Head, IdentityId, ObjectRecord, Place, Pointers, StorageError, Tid,
+    batch::{BatchView, Change, RawTransaction},
     fingerprint,
     history::{History, StoredBatch},
-    record::{ObjectRow, jump_number},
     table::{Reached, RememberedRow, RequestRow, Table, TableView},
+    version::{RawVersion, Row, Versioned, jump_number},
 };
 
 /// One place where an identity is not what it should be.
@@ -113,7 +113,7 @@ struct Walk {
     /// What the history says so far.
     objects: FxHashMap<ObjectId, Seen>,
     kinds: Kinds,
-    names: FxHashMap<String, (Tid, ObjectId)>,
+    names: FxHashMap<String, Seen>,
     /// The requests that the table remembers and the history has not shown yet, oldest first.
     requests: Peekable<vec::IntoIter<RememberedRow>>,
     /// The last record walked.
@@ -123,15 +123,16 @@ struct Walk {
     found: Verified,
 }
 
-/// The newest version of an object so far: what is needed to judge the next one and the object's row, without its content.
+/// The newest version of an object or a name so far: what is needed to judge the next one and the row, without its content.
 struct Seen {
     tid: Tid,
     number: u64,
     previous: Tid,
     /// [`Version::spine`], last first, so that it grows and shrinks at its end.
     spine: Vec<Tid>,
-    /// A digest of the record; none if the object is deleted.
+    /// A digest of the content; none if the object is deleted or the name free.
     digest: Option<u64>,
+    /// Of an object, the number of its behaviour and schema version.
     kind: usize,
 }
 
@@ -151,8 +152,20 @@ impl Seen {
         (self.previous, self.tid) = (self.tid, tid);
     }
 
-    fn pointers(&self) -> (u64, Tid, Tid) {
-        (self.number, self.previous, self.spine.last().copied().unwrap_or_default())
+    /// Takes the version's content. Where the version does not stand where those before it ask for, says of what and how.
+    fn take<K: Versioned + ?Sized>(&mut self, key: &K, version: RawVersion<'_>) -> Result<(), (String, String)> {
+        self.digest = version.content.map(digest);
+        let (found, expected) = (version.pointers, self.pointers());
+        if found == expected {
+            return Ok(());
+        }
+        let (found, expected) = (pointers(found), pointers(expected));
+        Err((key.describe(), format!("it is {found}, but the versions before it ask for {expected}")))
+    }
+
+    fn pointers(&self) -> Pointers {
+        let jump = self.spine.last().copied().unwrap_or_default();
+        Pointers { number: self.number, previous: self.previous, jump }
     }
 }
 
@@ -234,31 +247,41 @@ impl Walk {
         }
         for (tid, transaction) in view.encoded() {
             self.found.transactions += 1;
-            match RawTransaction::read(transaction, |write| self.write(tid, &write)) {
-                Ok(transaction) => self.request_and_names(tid, &transaction),
+            match RawTransaction::read(transaction, |change| self.change(tid, change)) {
+                Ok(transaction) => self.request(tid, &transaction),
                 Err(error) => self.damage(format!("transaction {tid}"), error.to_string()),
             }
         }
     }
 
-    fn write(&mut self, tid: Tid, write: &RawWrite<'_>) -> Result<(), DecodeError> {
-        let object = write.object;
-        let seen = self.objects.entry(object).and_modify(|seen| seen.advance(tid)).or_insert_with(|| Seen::first(tid));
-        seen.digest = write.record.map(digest);
-        if let Some(record) = write.record {
-            let (behavior, schema) = ObjectRecord::skip(&mut Reader::new(record))?;
-            seen.kind = self.kinds.number(seen.kind, behavior, schema);
-        }
-        let (found, expected) = ((write.number, write.previous, write.jump), seen.pointers());
-        if found != expected && !self.broken {
-            let (found, expected) = (pointers(&found), pointers(&expected));
-            let place = format!("transaction {tid}, object {object}");
-            self.damage(place, format!("it is {found}, but the versions before it ask for {expected}"));
+    fn change(&mut self, tid: Tid, change: Change<'_>) -> Result<(), DecodeError> {
+        let wrong = match change {
+            Change::Object(object, version) => {
+                let seen = self.objects.entry(object).and_modify(|seen| seen.advance(tid));
+                let seen = seen.or_insert_with(|| Seen::first(tid));
+                if let Some(record) = version.content {
+                    let (behavior, schema) = ObjectRecord::skip(&mut Reader::new(record))?;
+                    seen.kind = self.kinds.number(seen.kind, behavior, schema);
+                }
+                seen.take(&object, version)
+            }
+            Change::Name(name, version) => match self.names.get_mut(name) {
+                Some(seen) => {
+                    seen.advance(tid);
+                    seen.take(name, version)
+                }
+                None => self.names.entry(name.to_owned()).or_insert_with(|| Seen::first(tid)).take(name, version),
+            },
+        };
+        if let Err((key, problem)) = wrong
+            && !self.broken
+        {
+            self.damage(format!("transaction {tid}, {key}"), problem);
         }
         Ok(())
     }
 
-    fn request_and_names(&mut self, tid: Tid, transaction: &RawTransaction<'_>) {
+    fn request(&mut self, tid: Tid, transaction: &RawTransaction<'_>) {
         self.requests_before(tid);
         if let Some(remembered) = self.requests.next_if(|row| row.row.tid == tid) {
             let fingerprint = fingerprint(transaction.method, transaction.arguments);
@@ -267,12 +290,6 @@ impl Walk {
             if transaction.request_id.map(RememberedRow::digest) != Some(remembered.id) || remembered.row != row {
                 self.wrong_request(&remembered);
             }
-        }
-        for (name, object) in &transaction.names {
-            match object {
-                Some(object) => self.names.insert((*name).to_owned(), (tid, *object)),
-                None => self.names.remove(*name),
-            };
         }
     }
 
@@ -304,7 +321,7 @@ impl Walk {
             // mended first.
             let expected = if self.broken { Ok(None) } else { self.objects.get(&object).map(Some).ok_or(()) };
             objects += usize::from(expected.is_ok());
-            if let Err(problem) = compare_object(row, expected) {
+            if let Err(problem) = compare(row, expected) {
                 damage.push(Damage { place: format!("object {object}"), problem });
             }
             Ok(damage.len() < DAMAGE_MAX)
@@ -313,7 +330,7 @@ impl Walk {
             rows += 1;
             let expected = if self.broken { Ok(None) } else { self.names.get(name).map(Some).ok_or(()) };
             names += usize::from(expected.is_ok());
-            if let Err(problem) = compare_name(row, expected) {
+            if let Err(problem) = compare(row, expected) {
                 damage.push(Damage { place: format!("the name `{name}`"), problem });
             }
             Ok(damage.len() < DAMAGE_MAX)
@@ -353,9 +370,9 @@ impl Walk {
                 damage.push(Damage { place: format!("object {object}"), problem });
             }
         }
-        for (name, (tid, _)) in &self.names {
+        for (name, seen) in &self.names {
             if damage.len() < DAMAGE_MAX && table.name(name)?.is_none() {
-                let problem = format!("the object table lacks it, transaction {tid} gave it");
+                let problem = format!("the object table lacks it, transaction {} gave or freed it", seen.tid);
                 damage.push(Damage { place: format!("the name `{name}`"), problem });
             }
         }
@@ -367,14 +384,14 @@ fn request_place(id: &str) -> String {
     format!("the request id `{id}`")
 }
 
-fn pointers((number, previous, jump): &(u64, Tid, Tid)) -> String {
+fn pointers(Pointers { number, previous, jump }: Pointers) -> String {
     format!("version {number} after transaction {previous}, jumping to {jump}")
 }
 
 /// What a row should say: something, nothing that is known, or that it should not be there.
-type Expected<'a, T> = Result<Option<&'a T>, ()>;
+type Expected<'a> = Result<Option<&'a Seen>, ()>;
 
-fn compare_object(row: Result<ObjectRow<'_>, String>, expected: Expected<'_, Seen>) -> Result<(), String> {
+fn compare(row: Result<Row<'_>, String>, expected: Expected<'_>) -> Result<(), String> {
     let row = row?;
     let expected = match expected {
         Ok(Some(expected)) => expected,
@@ -388,18 +405,7 @@ fn compare_object(row: Result<ObjectRow<'_>, String>, expected: Expected<'_, See
         ));
     }
     let same = row.previous == expected.previous
-        && row.record.map(digest) == expected.digest
+        && row.content.map(digest) == expected.digest
         && row.spine.iter().eq(expected.spine.iter().rev());
     if same { Ok(()) } else { Err(format!("its content is not what transaction {} wrote", row.tid)) }
-}
-
-fn compare_name(row: Result<(Tid, ObjectId), String>, expected: Expected<'_, (Tid, ObjectId)>) -> Result<(), String> {
-    match (row?, expected) {
-        (_, Ok(None)) => Ok(()),
-        (row, Ok(Some(expected))) if row == *expected => Ok(()),
-        ((tid, object), Ok(Some((expected_tid, expected)))) => Err(format!(
-            "it stands for object {object} since transaction {tid}, in the history for {expected} since {expected_tid}"
-        )),
-        (_, Err(())) => Err("the history does not have it".to_owned()),
-    }
 }

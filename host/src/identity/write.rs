@@ -11,7 +11,7 @@ use theseus_value::ObjectId;
 use super::{
     BatchHeader, Census, HOST_OBJECT, Head, Identity, Incarnation, ObjectRecord, Reader, Remembered, Resume,
     StorageError, Tid, Version,
-    batch::{BatchBuilder, Draft},
+    batch::{BatchBuilder, Draft, Versions},
     fingerprint,
 };
 
@@ -82,7 +82,7 @@ pub struct Writer {
     /// While a checkpoint is under way, what it works on must not leave the overlay.
     checkpoint: Option<Tid>,
     epoch: u64,
-    versions: Vec<(ObjectId, Arc<Version>)>,
+    versions: Versions,
 }
 
 impl Writer {
@@ -100,7 +100,7 @@ impl Writer {
             marks: [mark].into(),
             checkpoint: None,
             epoch: 0,
-            versions: Vec::new(),
+            versions: Versions::default(),
         }
     }
 
@@ -141,19 +141,21 @@ impl Writer {
     /// If the version before one of the writes cannot be read; then nothing was recorded.
     pub fn record(&mut self, draft: &Draft<'_>) -> Result<Tid, StorageError> {
         let tid = self.next_tid;
-        self.versions.clear();
+        self.versions.objects.clear();
+        self.versions.names.clear();
         let mut before_all = Vec::with_capacity(draft.writes.len());
         for (object, record) in draft.writes {
             let before = self.reader.newest(*object)?;
-            let version = match &before {
-                Some(before) => before.succeeded_by(tid, record.clone()),
-                None => Version::first(tid, record.clone()),
-            };
-            self.versions.push((*object, Arc::new(version)));
+            let version = Version::after(before.as_deref(), tid, record.clone());
+            self.versions.objects.push((*object, Arc::new(version)));
             before_all.push(before);
         }
+        for (name, object) in draft.names {
+            let before = self.reader.newest_name(name)?;
+            self.versions.names.push((name.clone(), Arc::new(Version::after(before.as_deref(), tid, *object))));
+        }
         // Only now, because reading may have failed half-way.
-        for (before, (object, version)) in before_all.iter().zip(&self.versions) {
+        for (before, (object, version)) in before_all.iter().zip(&self.versions.objects) {
             count(&mut self.census, *object, before.as_deref(), version);
         }
         self.open.push(draft, &self.versions);
@@ -170,12 +172,12 @@ impl Writer {
         }
         let durable = identity.head().tid;
         let keep_from = self.checkpoint.map_or(durable, |until| until.min(durable));
-        for (object, version) in self.versions.drain(..) {
+        for (object, version) in self.versions.objects.drain(..) {
             self.next_object = self.next_object.max(object.0 + 1);
             identity.objects.put(object, tid, version, self.batch_first, keep_from);
         }
-        for (name, object) in draft.names {
-            identity.names.put(name.clone(), tid, (tid, *object), self.batch_first, keep_from);
+        for (name, version) in self.versions.names.drain(..) {
+            identity.names.put(name, tid, version, self.batch_first, keep_from);
         }
         if let Some(id) = draft.request_id {
             let fingerprint = fingerprint(draft.method, draft.arguments);

@@ -41,7 +41,7 @@ pub(super) fn object(reader: &mut Reader, object: &ObjectRef, at: Option<action:
         Some(at) => Tid(at),
         None => newest,
     };
-    let id = find(reader, object)?;
+    let id = find(reader, object, at)?;
     let version = reader.as_of(id, at).map_err(storage)?;
     let found = version.as_ref().and_then(|version| Some((version, version.record.as_ref()?)));
     let Some((version, record)) = found else {
@@ -62,12 +62,12 @@ pub(super) fn object(reader: &mut Reader, object: &ObjectRef, at: Option<action:
     }))
 }
 
-/// The object that a client means. A name ends with its object, so a deleted object has none.
-pub(super) fn find(reader: &mut Reader, object: &ObjectRef) -> Result<ObjectId, ActionError> {
+/// The object that a client means as of a transaction. A name ends with its object, so a deleted object has none.
+pub(super) fn find(reader: &mut Reader, object: &ObjectRef, at: Tid) -> Result<ObjectId, ActionError> {
     match object {
         ObjectRef::Id(id) => Ok(*id),
         ObjectRef::Name(name) => reader
-            .durable_name(name)
+            .name_as_of(name, at)
             .map_err(storage)?
             .ok_or_else(|| error("no_such_object", format!("no object has the name `{name}`"))),
     }
@@ -110,7 +110,8 @@ pub(super) fn history(
     let from = Tid(from.max(1));
     let (transactions, next) = match object {
         Some(object) => {
-            let object = find(reader, object)?;
+            let head = reader.identity().head().tid;
+            let object = find(reader, object, head)?;
             object_history(reader, object, from, limit)
         }
         None => whole_history(reader, from, limit),
@@ -182,7 +183,7 @@ fn transaction(
         arguments,
         outcome,
         executed_by: executed_by(reader, tid, header, transaction)?,
-        writes: transaction.writes.iter().map(|write| (write.object, write.number)).collect(),
+        writes: transaction.writes.iter().map(|write| (write.object, write.pointers.number)).collect(),
     })
 }
 

@@ -172,7 +172,7 @@ impl Stage {
         // The next transaction meets what was recorded, whatever came of it here.
         let writes = recorded.writes.into_iter().map(|write| (write.object, write.record));
         self.cache.objects.extend(writes);
-        self.cache.names.extend(recorded.names.into_iter().map(|(name, object)| (name.into(), object)));
+        self.cache.names.extend(recorded.names.into_iter().map(|naming| (naming.name.into(), naming.object)));
         finding
     }
 }

@@ -66,7 +66,8 @@ impl Comparison {
         if !same_writes {
             found.objects(recorded, writes, repeater, state, plugins)?;
         }
-        let recorded_names: FxHashMap<&str, Option<ObjectId>> = recorded.names.iter().copied().collect();
+        let recorded_names: FxHashMap<&str, Option<ObjectId>> =
+            recorded.names.iter().map(|naming| (naming.name, naming.object)).collect();
         let repeated_names: FxHashMap<&str, Option<ObjectId>> = names.iter().map(|(name, it)| (&**name, *it)).collect();
         for name in recorded_names.keys().chain(repeated_names.keys()).collect::<BTreeSet<_>>() {
             let mut stands_for = |names: &FxHashMap<&str, Option<ObjectId>>| match names.get(*name) {
@@ -237,7 +238,7 @@ mod tests {
     use super::*;
     use crate::{
         config::Execution,
-        identity::{RecordedFailure, Tid, Write},
+        identity::{Naming, Pointers, RecordedFailure, Tid, Write},
     };
 
     /// A state in which nothing is.
@@ -267,7 +268,9 @@ mod tests {
     }
 
     fn recorded(outcome: Outcome, writes: Vec<Write>) -> Transaction<'static> {
-        let (arguments, names) = (&[0xf6_u8][..], vec![("visits", Some(ObjectId(1)))]);
+        let pointers = Pointers { number: 1, previous: Tid(0), jump: Tid(0) };
+        let names = vec![Naming { name: "visits", pointers, object: Some(ObjectId(1)) }];
+        let arguments = &[0xf6_u8][..];
         let (target, method) = (Some(ObjectId(1)), "m");
         Transaction { request_id: None, target, method, arguments, time_us: 0, seed: 0, outcome, writes, names }
     }
@@ -278,7 +281,7 @@ mod tests {
     }
 
     fn written(record: Option<Arc<ObjectRecord>>) -> Vec<Write> {
-        vec![Write { object: ObjectId(1), number: 1, previous: Tid(0), jump: Tid(0), record }]
+        vec![Write { object: ObjectId(1), pointers: Pointers { number: 1, previous: Tid(0), jump: Tid(0) }, record }]
     }
 
     #[test]

@@ -153,7 +153,7 @@ impl Rehearsal {
         let mut report = Report::new(self.last, behaviors);
         report.end = selection.end;
         let Some(first) = selection.entries.first() else { return Ok(report) };
-        let past = Past::new(self.identity.clone(), first.tid, selection.named, self.transactions_max)?;
+        let past = Past::new(self.identity.clone(), first.tid, self.transactions_max)?;
         let mut runner = Runner::new(self, past, report, begun);
         runner.walk(&selection.entries)?;
         Ok(runner.report)
@@ -286,7 +286,7 @@ impl<'a> Runner<'a> {
         };
         self.waiting_bytes += encoded.len();
         // What it is about to write it most likely reads: the child need not ask.
-        let before = transaction.writes.iter().filter(|write| write.number > 1).map(|write| write.object);
+        let before = transaction.writes.iter().filter(|write| write.pointers.number > 1).map(|write| write.object);
         for object in before.chain(transaction.target) {
             if self.known.insert(object) {
                 let record = self.past.object(entry.tid, object)?;
@@ -305,7 +305,7 @@ impl<'a> Runner<'a> {
             self.known.remove(&write.object);
             self.forget_objects.insert(write.object);
         }
-        self.forget_names.extend(transaction.names.iter().map(|(name, _)| Arc::from(*name)));
+        self.forget_names.extend(transaction.names.iter().map(|naming| Arc::from(naming.name)));
         if self.forget_objects.len() + self.forget_names.len() > FORGET_MAX {
             self.send()?;
             self.forget();

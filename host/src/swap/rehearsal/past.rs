@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use rustc_hash::{FxHashMap, FxHashSet};
+use rustc_hash::FxHashMap;
 use theseus_value::ObjectId;
 
 use super::{
@@ -24,12 +24,7 @@ const OBJECT_BYTES: usize = 200;
 const UNKNOWN_NEXT_OBJECT: u64 = 1 << 62;
 
 pub(super) struct Past {
-    identity: Arc<Identity>,
     reader: Reader,
-    /// How many transactions may be looked at for what is older.
-    most: u64,
-    /// The first transaction of the rehearsal.
-    first: Tid,
     /// The last transaction that `objects` and `names` know.
     settled: Tid,
     objects: FxHashMap<ObjectId, Option<Arc<ObjectRecord>>>,
@@ -38,10 +33,6 @@ pub(super) struct Past {
     /// What transactions after `settled` wrote, oldest first.
     recent: FxHashMap<ObjectId, Versions<Option<Arc<ObjectRecord>>>>,
     recent_names: FxHashMap<Arc<str>, Versions<Option<ObjectId>>>,
-    /// Names that were given or freed since `first`.
-    renamed: FxHashSet<Arc<str>>,
-    /// What those stood for before `first`. Made when it is first needed.
-    former: Option<FxHashMap<Arc<str>, Option<ObjectId>>>,
     next_object: Option<u64>,
     failure: Option<StorageError>,
 }
@@ -50,28 +41,18 @@ pub(super) struct Past {
 type Versions<V> = Vec<(Tid, V)>;
 
 impl Past {
-    /// The past as of `first`. `renamed` are all names that were given or freed by it or later.
-    pub(super) fn new(
-        identity: Arc<Identity>,
-        first: Tid,
-        renamed: FxHashSet<Arc<str>>,
-        most: u64,
-    ) -> Result<Past, StorageError> {
+    /// The past as of `first`. At most `most` transactions are looked at for the id that the next new object got.
+    pub(super) fn new(identity: Arc<Identity>, first: Tid, most: u64) -> Result<Past, StorageError> {
         let settled = Tid(first.0 - 1);
         let next_object = next_object(&identity, settled, most)?;
         Ok(Past {
-            reader: Reader::new(identity.clone()),
-            identity,
-            most,
-            first,
+            reader: Reader::new(identity),
             settled,
             objects: FxHashMap::default(),
             bytes: 0,
             names: FxHashMap::default(),
             recent: FxHashMap::default(),
             recent_names: FxHashMap::default(),
-            renamed,
-            former: None,
             next_object,
             failure: None,
         })
@@ -91,8 +72,8 @@ impl Past {
                 self.next_object = self.next_object.max(Some(write.object.0 + 1));
             }
         }
-        for (name, object) in &transaction.names {
-            self.recent_names.entry(Arc::from(*name)).or_default().push((tid, *object));
+        for naming in &transaction.names {
+            self.recent_names.entry(Arc::from(naming.name)).or_default().push((tid, naming.object));
         }
     }
 
@@ -155,33 +136,9 @@ impl Past {
         if let Some(object) = self.names.get(name) {
             return Ok(*object);
         }
-        let object = match self.reader.naming(name)? {
-            Some((given, object)) if given < self.first => object,
-            None if !self.renamed.contains(name) => None,
-            _ => self.former_name(name)?,
-        };
+        let object = self.reader.name_as_of(name, self.settled)?;
         self.names.insert(name.into(), object);
         Ok(object)
-    }
-
-    /// What a name that was given or freed since the first transaction stood for before it: the table knows the last only. If
-    /// that is too long ago, the name counts as free, as it was when it was given. Should that be wrong, the plugins in force
-    /// do not repeat what was recorded, and the report says so.
-    fn former_name(&mut self, name: &str) -> Result<Option<ObjectId>, StorageError> {
-        if self.former.is_none() {
-            let (mut names, mut looked_at) = (FxHashMap::default(), 0);
-            walk_back(&self.identity, Tid(self.first.0 - 1), |_, transaction| {
-                for (name, object) in &transaction.names {
-                    if self.renamed.contains(*name) && !names.contains_key(*name) {
-                        names.insert(Arc::from(*name), *object);
-                    }
-                }
-                looked_at += 1;
-                Ok(looked_at < self.most)
-            })?;
-            self.former = Some(names);
-        }
-        Ok(self.former.as_ref().and_then(|names| names.get(name).copied()).flatten())
     }
 
     /// Answers what a child needs. Why a question has no answer is remembered for [`take_failure`](Self::take_failure).
@@ -233,5 +190,5 @@ fn next_object(identity: &Identity, tid: Tid, most: u64) -> Result<Option<u64>, 
 
 /// Whether a write made its object, which got its id from the row.
 fn is_made(write: &Write) -> bool {
-    write.number == 1 && write.object != HOST_OBJECT
+    write.pointers.number == 1 && write.object != HOST_OBJECT
 }

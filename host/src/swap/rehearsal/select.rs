@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use rustc_hash::{FxHashMap, FxHashSet};
+use rustc_hash::FxHashMap;
 use theseus_value::ObjectId;
 
 use super::report::End;
@@ -14,14 +14,12 @@ use crate::{
 /// How many objects' behaviours are remembered while the history is walked.
 const BEHAVIORS_KEPT: usize = 1_000_000;
 
-/// The transactions to rehearse, and what was seen on the way to them.
+/// The transactions to rehearse.
 pub(super) struct Selection {
     /// The transactions, oldest first, each with the behaviour that it is told under.
     pub entries: Vec<Entry>,
     /// Why there are no more.
     pub end: End,
-    /// Names that were given or freed on the way.
-    pub named: FxHashSet<Arc<str>>,
 }
 
 /// A transaction to rehearse.
@@ -40,7 +38,7 @@ pub(super) fn select(
     go_on: &dyn Fn() -> bool,
 ) -> Result<Selection, StorageError> {
     let mut selector = Selector { reader: Reader::new(identity.clone()), behaviors: FxHashMap::default(), affected };
-    let mut found = Selection { entries: Vec::new(), end: End::Enough, named: FxHashSet::default() };
+    let mut found = Selection { entries: Vec::new(), end: End::Enough };
     let mut looked_at = 0;
     if last > 0 {
         walk_back(identity, identity.head().tid, |tid, transaction| {
@@ -49,7 +47,6 @@ pub(super) fn select(
                 return Ok(false);
             }
             looked_at += 1;
-            found.named.extend(transaction.names.iter().map(|(name, _)| Arc::from(*name)));
             if let Some(behavior) = selector.concerns(tid, transaction)? {
                 found.entries.push(Entry { tid, behavior });
             }
