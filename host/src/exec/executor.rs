@@ -32,7 +32,7 @@ use crate::{
     config,
     identity::{
         CheckpointPlan, Committer, Draft, HOST_OBJECT, Identity, Outcome, Remembered, RequestMemory, Tid, Writer,
-        fingerprint, getrandom,
+        count_objects, fingerprint, getrandom,
     },
     plugin::{CallHost, Errands},
 };
@@ -48,6 +48,9 @@ const IDLE: Duration = Duration::from_millis(250);
 
 /// How many objects stay in memory although the object table has them.
 const KEEP_OBJECTS: usize = 100_000;
+
+/// How many rows one step of making or dropping an index goes through: milliseconds for which a checkpoint may have to wait.
+const INDEX_STEP_ROWS: usize = 10_000;
 
 /// Starts the executor, the committer and the checkpointer.
 pub(super) fn start(
@@ -83,7 +86,7 @@ pub(super) fn start(
         upgrades: start.upgrades.clone(),
         stopping: false,
     };
-    vitals.objects.store(executor.writer.census().values().sum(), Ordering::Relaxed);
+    vitals.objects.store(count_objects(executor.writer.census()), Ordering::Relaxed);
     vitals.next_object.store(executor.writer.next_object(), Ordering::Relaxed);
     let (identity, checkpointer_vitals) = (start.identity.clone(), vitals.clone());
     vec![
@@ -95,13 +98,23 @@ pub(super) fn start(
 
 /// Brings the object table forward. Want of room passes; any other failure is the host's end.
 fn checkpointer(identity: &Identity, plans: &Receiver<CheckpointPlan>, is_stuck: &AtomicBool, vitals: &Vitals) {
-    for plan in plans {
+    // A start goes on with the indexes that the host before has left unfinished.
+    let mut indexing = true;
+    loop {
         let started = Instant::now();
-        match identity.checkpoint(plan) {
-            Ok(()) => {
+        let done = match if indexing { plans.try_recv() } else { plans.recv().map_err(|_| TryRecvError::Disconnected) }
+        {
+            Ok(plan) => identity.checkpoint(plan).map(|()| {
                 log::debug!("the object table has reached {} in {:?}", identity.reached(), started.elapsed());
                 is_stuck.store(false, Ordering::Relaxed);
-            }
+                true
+            }),
+            Err(TryRecvError::Empty) => identity.index_step(INDEX_STEP_ROWS),
+            Err(TryRecvError::Disconnected) => break,
+        };
+        indexing = matches!(done, Ok(true));
+        match done {
+            Ok(_) => {}
             // Tried again and again, so told once.
             Err(error) if error.is_full() => {
                 if !is_stuck.swap(true, Ordering::Relaxed) {
@@ -251,7 +264,7 @@ impl Executor {
             batch: self.writer.close_batch(),
             plugins: self.plugins.clone(),
             answers: std::mem::take(&mut self.answers),
-            objects: self.writer.census().values().sum(),
+            objects: count_objects(self.writer.census()),
             next_object: self.writer.next_object(),
         };
         self.commits.send(commit).unwrap_or_else(|_| panic!("the committer outlives the executor"));

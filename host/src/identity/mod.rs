@@ -14,9 +14,12 @@ mod history;
 mod ids;
 mod index;
 mod lmdb;
+mod matching;
+mod order;
 mod overlay;
 mod read;
 mod record;
+mod secondary;
 mod table;
 mod verify;
 mod version;
@@ -42,8 +45,11 @@ pub use self::{
     history::Head,
     ids::{HexError, IdentityId, Incarnation, RecordHash, Tid},
     lmdb::StorageError,
+    matching::{Condition, Matching, Relation, Wanted},
+    order::has_order,
     read::Reader,
     record::ObjectRecord,
+    secondary::{INDEXES_SLOT, IndexDefinition, IndexNumber, IndexState},
     table::Census,
     verify::{Damage, Progress, Verified, verify},
     version::{NameVersion, Pointers, Version},
@@ -75,6 +81,19 @@ pub const HOST_OBJECT: ObjectId = ObjectId(0);
 
 /// The behaviour of [`HOST_OBJECT`]. No plugin provides it.
 pub const HOST_BEHAVIOR: &str = "theseus.Host";
+
+/// The behaviour of messages that wait to be delivered. No plugin provides it.
+pub const MESSAGE_BEHAVIOR: &str = "theseus.Message";
+
+/// Whether objects of a behaviour are the host's own: closed to everybody else, and not counted among the objects.
+pub fn is_hosts_own(behavior: &str) -> bool {
+    behavior.starts_with("theseus.")
+}
+
+/// How many objects there are, without the host's own.
+pub fn count_objects(census: &Census) -> u64 {
+    census.iter().filter(|((behavior, _), _)| !is_hosts_own(behavior)).map(|(_, objects)| objects).sum()
+}
 
 /// A request id that was seen, and what became of the request.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -139,7 +158,7 @@ impl Resume {
 
     /// How many objects there are.
     pub fn objects(&self) -> u64 {
-        self.census.values().sum()
+        count_objects(&self.census)
     }
 }
 

@@ -106,6 +106,17 @@ impl<K: Hash + Eq + Clone, V: Clone> Overlay<K, V> {
         changed
     }
 
+    /// Shows every key with its versions, oldest first, in no particular order.
+    pub(super) fn visit(&self, mut visit: impl FnMut(&K, &[(Tid, V)])) {
+        for shard in &self.shards {
+            shard
+                .read()
+                .unwrap_or_else(PoisonError::into_inner)
+                .iter()
+                .for_each(|(key, versions)| visit(key, versions));
+        }
+    }
+
     /// Drops what the table has now: keys whose newest version is `reached` or older, down to `keep` of them, which stay
     /// because they are likely to be asked for again.
     pub(super) fn settle(&self, reached: Tid, keep: usize) {

@@ -14,6 +14,7 @@
 //! | `requests`  | request id | `[tid, target / null, fingerprint, time]`                                        |
 //! | `recent`    | tid        | `[request id]`: the same by age, to forget the oldest first                      |
 //! | `meta`      | `reached`  | `[tid, next object, [[behaviour, schema, objects]...]]`                          |
+//! | `secondary` | see [`secondary`](super::secondary) | nothing                                                 |
 
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 
@@ -27,15 +28,17 @@ use super::{
     NameVersion, ObjectRecord, RequestMemory, StorageError, Tid, Version,
     lmdb::{Db, Env, EnvOptions, ReadTxn, WriteTxn},
     record::{expect_array, small},
+    secondary,
     version::{Content, Row},
 };
 
-const DATABASES: &[&str] = &["objects", "names", "requests", "recent", "meta"];
-const OBJECTS: Db = Db(0);
+const DATABASES: &[&str] = &["objects", "names", "requests", "recent", "meta", "secondary"];
+pub(super) const OBJECTS: Db = Db(0);
 const NAMES: Db = Db(1);
 const REQUESTS: Db = Db(2);
 const RECENT: Db = Db(3);
-const META: Db = Db(4);
+pub(super) const META: Db = Db(4);
+pub(super) const SECONDARY: Db = Db(5);
 const REACHED: &[u8] = b"reached";
 const SEAL_BYTES: usize = 8;
 
@@ -139,13 +142,20 @@ impl Table {
         Ok(TableView { txn: self.env.read()?, env: self.env.clone() })
     }
 
+    pub(super) fn write(&self) -> Result<WriteTxn<'_>, StorageError> {
+        self.env.write()
+    }
+
     /// Brings the table forward. Only the checkpointer may call it.
     pub(super) fn advance(&self, mut checkpoint: Checkpoint) -> Result<(), StorageError> {
         // In key order, so that neighbours share the pages that are written.
         checkpoint.objects.sort_unstable_by_key(|(object, _)| *object);
         checkpoint.names.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
         checkpoint.requests.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+        // As it was, for the indexes: nobody else writes.
+        let before = self.read()?;
         let mut txn = self.env.write()?;
+        secondary::maintain(&before, &mut txn, &checkpoint.objects)?;
         let mut value = Vec::new();
         for (object, version) in &checkpoint.objects {
             let key = object.0.to_be_bytes();
@@ -204,8 +214,8 @@ impl Table {
 
 /// The table as it stood at one moment.
 pub(super) struct TableView {
-    txn: ReadTxn,
-    env: Env,
+    pub(super) txn: ReadTxn,
+    pub(super) env: Env,
 }
 
 impl TableView {
@@ -218,7 +228,18 @@ impl TableView {
     pub(super) fn object(&self, object: ObjectId) -> Result<Option<Version>, StorageError> {
         let key = object.0.to_be_bytes();
         let Some(value) = self.txn.get(OBJECTS, &key)? else { return Ok(None) };
-        self.open(OBJECTS, &key, value, &format!("object {object}"), Version::decode_row).map(Some)
+        self.object_row(object, &key, value).map(Some)
+    }
+
+    /// Takes a row of the objects apart.
+    pub(super) fn object_row(&self, object: ObjectId, key: &[u8], value: &[u8]) -> Result<Version, StorageError> {
+        self.open(OBJECTS, key, value, &format!("object {object}"), Version::decode_row)
+    }
+
+    /// The object of a key.
+    pub(super) fn object_id(&self, key: &[u8]) -> Result<ObjectId, StorageError> {
+        let id = <[u8; 8]>::try_from(key).map_err(|_| self.env.damaged("an object key", "it is not 8 bytes"))?;
+        Ok(ObjectId(u64::from_be_bytes(id)))
     }
 
     /// The newest version of a name that was ever given.
@@ -256,9 +277,7 @@ impl TableView {
         mut visit: impl FnMut(ObjectId, Result<Row<'_>, String>) -> Result<bool, StorageError>,
     ) -> Result<(), StorageError> {
         self.txn.walk(OBJECTS, &[], |key, value| {
-            let id = <[u8; 8]>::try_from(key).map_err(|_| self.env.damaged("an object key", "it is not 8 bytes"))?;
-            let row = read_row::<Arc<ObjectRecord>>(OBJECTS, key, value);
-            visit(ObjectId(u64::from_be_bytes(id)), row)
+            visit(self.object_id(key)?, read_row::<Arc<ObjectRecord>>(OBJECTS, key, value))
         })
     }
 
@@ -340,7 +359,7 @@ fn read_row<'a, T: Content>(db: Db, key: &[u8], value: &'a [u8]) -> Result<Row<'
 }
 
 /// Writes a value with its seal into `value`.
-fn seal(value: &mut Vec<u8>, db: Db, key: &[u8], body: impl FnOnce(&mut Vec<u8>)) {
+pub(super) fn seal(value: &mut Vec<u8>, db: Db, key: &[u8], body: impl FnOnce(&mut Vec<u8>)) {
     value.clear();
     value.extend_from_slice(&[0; SEAL_BYTES]);
     body(value);
@@ -349,7 +368,7 @@ fn seal(value: &mut Vec<u8>, db: Db, key: &[u8], body: impl FnOnce(&mut Vec<u8>)
 }
 
 /// Takes the seal off a value; in words if it does not fit.
-fn unseal<'a>(db: Db, key: &[u8], value: &'a [u8]) -> Result<&'a [u8], String> {
+pub(super) fn unseal<'a>(db: Db, key: &[u8], value: &'a [u8]) -> Result<&'a [u8], String> {
     let (sum, body) =
         value.split_first_chunk::<SEAL_BYTES>().ok_or_else(|| format!("only {} bytes long", value.len()))?;
     let (stored, found) = (u64::from_le_bytes(*sum), checksum(db, key, body));

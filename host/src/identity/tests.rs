@@ -1,5 +1,7 @@
 //! The identity against a plain model of it, through every order of batches, commits, failures, checkpoints and reopening.
 
+mod secondary;
+
 use std::{collections::BTreeMap, sync::Arc};
 
 use proptest::prelude::*;

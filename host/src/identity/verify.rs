@@ -14,6 +14,7 @@ use super::{
     batch::{BatchView, Change, RawTransaction},
     fingerprint,
     history::{History, StoredBatch},
+    secondary,
     table::{Reached, RememberedRow, RequestRow, Table, TableView},
     version::{RawVersion, Row, Versioned, jump_number},
 };
@@ -345,6 +346,10 @@ impl Walk {
                 self.look_for_missing(&table, &mut damage)?;
             }
         }
+        rows += secondary::verify(&table, &mut |place, problem| {
+            damage.push(Damage { place, problem });
+            damage.len() < DAMAGE_MAX
+        })?;
         self.found.rows += rows;
         self.found.damage.append(&mut damage);
         Ok(())

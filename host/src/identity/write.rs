@@ -109,6 +109,11 @@ impl Writer {
         &mut self.reader
     }
 
+    /// The identity that it writes.
+    pub fn identity(&self) -> &Arc<Identity> {
+        self.reader.identity()
+    }
+
     /// The transaction that is recorded next.
     pub fn next_tid(&self) -> Tid {
         self.next_tid
