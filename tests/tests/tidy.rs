@@ -35,6 +35,7 @@ const UNSAFE: &[&str] = &[
     "abi/plugin/src/counting.rs",
     "abi/plugin/src/root.rs",
     "host/src/cli/exit.rs",
+    "host/src/identity/fault.rs",
     "host/src/identity/lmdb.rs",
     "host/src/plugin/boundary.rs",
     "host/src/plugin/hooks/exports.rs",

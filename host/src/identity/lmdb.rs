@@ -25,7 +25,9 @@ use std::{
 use lmdb::{
     Cursor, DatabaseFlags, Environment, EnvironmentFlags, RoTransaction, RwTransaction, Transaction, WriteFlags,
 };
-use lmdb_sys::{MDB_FIRST, MDB_LAST, MDB_NEXT, MDB_SET_RANGE};
+use lmdb_sys::{MDB_FIRST, MDB_LAST, MDB_NEXT, MDB_PREV, MDB_SET_RANGE};
+
+use super::fault::{Inside, Watch};
 
 /// Why the storage did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -111,6 +113,10 @@ struct EnvInner {
     environment: Environment,
     databases: Vec<lmdb::Database>,
     path: PathBuf,
+    /// Where the data file is mapped: the address and the length; none if the system does not tell.
+    mapping: Option<(usize, usize)>,
+    /// After `environment`: until that is closed, its pages may be read.
+    watch: Watch,
 }
 
 /// The environments that this process has open. A lock because environments are opened and closed on any thread.
@@ -201,21 +207,28 @@ impl Env {
         let mut flags = EnvironmentFlags::NO_TLS;
         flags.set(EnvironmentFlags::READ_ONLY, options.read_only);
         flags.set(EnvironmentFlags::NO_READAHEAD, options.random_reads);
+        let watch = Watch::begin(&path);
+        let inside = watch.enter();
         let environment = Environment::new()
             .set_flags(flags)
             .set_max_dbs(options.databases.len() as u32)
             .set_map_size(options.map_bytes)
             .open(&path)
             .map_err(unregister)?;
-        let mut inner = EnvInner { environment, databases: Vec::new(), path };
+        drop(inside);
+        let mapping = mapping(&path);
+        watch.mapped_at(mapping);
+        let mut inner = EnvInner { environment, databases: Vec::new(), path, mapping, watch };
         inner.make_whole_pages(options.read_only)?;
         inner.clear_stale_readers()?;
         for name in options.databases {
+            let inside = inner.watch.enter();
             let opened = if options.create {
                 inner.environment.create_db(Some(name), DatabaseFlags::empty())
             } else {
                 inner.environment.open_db(Some(name))
             };
+            drop(inside);
             let database = opened.map_err(|error| match error {
                 lmdb::Error::NotFound => StorageError::Damaged {
                     path: inner.path.clone(),
@@ -240,6 +253,7 @@ impl Env {
 
     /// Begins to read what is committed now. A transaction that is kept makes the file grow: end it soon.
     pub(super) fn read(&self) -> Result<ReadTxn, StorageError> {
+        let _inside = self.enter();
         let txn = self.0.environment.begin_ro_txn().map_err(|error| failed(&self.0.path, error))?;
         // SAFETY: the transaction borrows the environment, which lives on the heap behind the `Arc` that goes into the same
         // value; fields drop in order, so the transaction ends before the environment can close.
@@ -249,6 +263,7 @@ impl Env {
 
     /// Begins to write. Only the thread that owns writing to this environment may call it.
     pub(super) fn write(&self) -> Result<WriteTxn<'_>, StorageError> {
+        let _inside = self.enter();
         let txn = self.0.environment.begin_rw_txn().map_err(|error| failed(&self.0.path, error))?;
         Ok(WriteTxn { txn, env: self })
     }
@@ -258,7 +273,7 @@ impl Env {
     /// looked at. Where that cannot be done, nothing happens.
     pub(super) fn let_go_of_pages(&self) {
         #[cfg(target_os = "linux")]
-        if let Some((start, length)) = self.mapping() {
+        if let Some((start, length)) = self.0.mapping {
             let start = std::ptr::without_provenance_mut(start);
             // SAFETY: this is LMDB's own mapping of its data file: it lasts as long as the environment, which `self` keeps open, and
             // never moves, since nobody changes the map's size. It is a shared, read-only mapping, so nothing is lost with its
@@ -267,31 +282,47 @@ impl Env {
         }
     }
 
-    /// Where the data file is mapped: the address and the length.
-    #[cfg(target_os = "linux")]
-    fn mapping(&self) -> Option<(usize, usize)> {
-        use std::os::unix::fs::MetadataExt;
+    /// Whether LMDB has given the environment up.
+    fn is_poisoned(&self) -> bool {
+        matches!(self.0.environment.begin_ro_txn(), Err(lmdb::Error::Panic))
+    }
 
-        let inode = fs::metadata(self.0.path.join("data.mdb")).ok()?.ino().to_string();
-        let path = self.0.path.join("data.mdb").canonicalize().ok()?;
-        let maps = fs::read_to_string("/proc/self/maps").ok()?;
-        // proc_pid_maps(5): start-end permissions offset device inode path
-        maps.lines().find_map(|line| {
-            let mut fields = line.split_ascii_whitespace();
-            let (start, end) = fields.next()?.split_once('-')?;
-            let (permissions, offset, _, found) = (fields.next()?, fields.next()?, fields.next()?, fields.next()?);
-            let is_ours = permissions == "r--s" && found == inode && line.ends_with(path.to_str()?);
-            if !is_ours || offset.bytes().any(|digit| digit != b'0') {
-                return None;
-            }
-            let (start, end) = (usize::from_str_radix(start, 16).ok()?, usize::from_str_radix(end, 16).ok()?);
-            Some((start, end - start))
-        })
+    /// To be held while LMDB is called.
+    fn enter(&self) -> Inside {
+        self.0.watch.enter()
     }
 
     pub(super) fn damaged(&self, place: impl Into<String>, problem: impl Into<String>) -> StorageError {
         StorageError::Damaged { path: self.0.path.clone(), place: place.into(), problem: problem.into() }
     }
+}
+
+/// Where the data file of an environment is mapped into this process.
+#[cfg(target_os = "linux")]
+fn mapping(folder: &Path) -> Option<(usize, usize)> {
+    use std::os::unix::fs::MetadataExt;
+
+    let path = folder.join("data.mdb");
+    let inode = fs::metadata(&path).ok()?.ino().to_string();
+    let maps = fs::read_to_string("/proc/self/maps").ok()?;
+    // proc_pid_maps(5): start-end permissions offset device inode path
+    maps.lines().find_map(|line| {
+        let mut fields = line.split_ascii_whitespace();
+        let (start, end) = fields.next()?.split_once('-')?;
+        let (permissions, offset, _, found) = (fields.next()?, fields.next()?, fields.next()?, fields.next()?);
+        let is_ours = permissions == "r--s" && found == inode && line.ends_with(path.to_str()?);
+        if !is_ours || offset.bytes().any(|digit| digit != b'0') {
+            return None;
+        }
+        let (start, end) = (usize::from_str_radix(start, 16).ok()?, usize::from_str_radix(end, 16).ok()?);
+        Some((start, end - start))
+    })
+}
+
+/// Elsewhere the system does not tell; then only faults inside of LMDB are known to be the file's.
+#[cfg(not(target_os = "linux"))]
+fn mapping(_: &Path) -> Option<(usize, usize)> {
+    None
 }
 
 fn failed(path: &Path, error: lmdb::Error) -> StorageError {
@@ -356,6 +387,7 @@ impl ReadTxn {
         mut visit: impl FnMut(&[u8], &[u8]) -> Result<bool, E>,
     ) -> Result<(), E> {
         let fail = |error| failed(self.env.path(), error);
+        let inside = self.env.enter();
         let cursor = self.txn.open_ro_cursor(self.env.0.databases[db.0]).map_err(fail)?;
         // LMDB does not take an empty key to seek; an empty one means "from the start".
         let mut found = if from.is_empty() {
@@ -363,10 +395,12 @@ impl ReadTxn {
         } else {
             cursor.get(Some(from), None, MDB_SET_RANGE)
         };
+        drop(inside);
         while let Some((key, value)) = self.entry(found)? {
             if !visit(key, value)? {
                 return Ok(());
             }
+            let _inside = self.env.enter();
             found = cursor.get(None, None, MDB_NEXT);
         }
         Ok(())
@@ -378,9 +412,26 @@ impl ReadTxn {
     }
 
     fn step(&self, db: Db, key: Option<&[u8]>, operation: u32) -> Result<Option<Entry<'_>>, StorageError> {
+        let _inside = self.env.enter();
         let cursor = self.txn.open_ro_cursor(self.env.0.databases[db.0]).map_err(|e| failed(self.env.path(), e))?;
         let found = cursor.get(key, None, operation);
         self.entry(found)
+    }
+
+    /// The entries before and after a key that is not there.
+    ///
+    /// # Errors
+    ///
+    /// If they are not in order: then nobody knows whether the key is there.
+    pub(super) fn around(&self, db: Db, key: &[u8]) -> Result<[Option<Entry<'_>>; 2], StorageError> {
+        let _inside = self.env.enter();
+        let cursor = self.txn.open_ro_cursor(self.env.0.databases[db.0]).map_err(|e| failed(self.env.path(), e))?;
+        let after = self.entry(cursor.get(Some(key), None, MDB_SET_RANGE))?;
+        let before = self.entry(cursor.get(None, None, if after.is_some() { MDB_PREV } else { MDB_LAST }))?;
+        if before.is_some_and(|(before, _)| before >= key) || after.is_some_and(|(after, _)| after <= key) {
+            return Err(self.env.damaged("an LMDB page", "its keys are not in order"));
+        }
+        Ok([before, after])
     }
 
     fn entry<'a>(&self, found: lmdb::Result<(Option<&'a [u8]>, &'a [u8])>) -> Result<Option<Entry<'a>>, StorageError> {
@@ -405,6 +456,7 @@ impl WriteTxn<'_> {
     }
 
     pub(super) fn put(&mut self, db: Db, key: &[u8], value: &[u8]) -> Result<(), StorageError> {
+        let _inside = self.env.enter();
         let database = self.env.0.databases[db.0];
         self.txn.put(database, &key, &value, WriteFlags::empty()).map_err(|error| failed(self.env.path(), error))
     }
@@ -412,6 +464,7 @@ impl WriteTxn<'_> {
     /// Adds an entry whose key is greater than every other, and whose value is `parts` one after another.
     pub(super) fn append(&mut self, db: Db, key: &[u8], parts: &[&[u8]]) -> Result<(), StorageError> {
         let length = parts.iter().map(|part| part.len()).sum();
+        let _inside = self.env.enter();
         let database = self.env.0.databases[db.0];
         let mut room = self
             .txn
@@ -427,6 +480,7 @@ impl WriteTxn<'_> {
 
     /// Removes an entry, if it is there.
     pub(super) fn delete(&mut self, db: Db, key: &[u8]) -> Result<(), StorageError> {
+        let _inside = self.env.enter();
         match self.txn.del(self.env.0.databases[db.0], &key, None) {
             Ok(()) | Err(lmdb::Error::NotFound) => Ok(()),
             Err(error) => Err(failed(self.env.path(), error)),
@@ -435,6 +489,7 @@ impl WriteTxn<'_> {
 
     /// Up to `limit` entries from the start of a database, copied, because a later write moves what a slice shows.
     pub(super) fn first(&self, db: Db, limit: usize) -> Result<Vec<OwnedEntry>, StorageError> {
+        let _inside = self.env.enter();
         let fail = |error| failed(self.env.path(), error);
         let cursor = self.txn.open_ro_cursor(self.env.0.databases[db.0]).map_err(fail)?;
         let mut entries = Vec::new();
@@ -457,12 +512,19 @@ impl WriteTxn<'_> {
 
     /// Makes the changes durable, all of them or none.
     pub(super) fn commit(self) -> Result<(), StorageError> {
-        let path = self.env.path();
-        self.txn.commit().map_err(|error| failed(path, error))
+        let env = self.env;
+        let _inside = env.enter();
+        self.txn.commit().map_err(|error| match failed(env.path(), error) {
+            // LMDB refuses everything once it could not write the page that makes a transaction the newest: the file may
+            // have it or not. That is no mere lack of room, after which all is as it was.
+            StorageError::Full { path } if env.is_poisoned() => StorageError::Failed { path, source: error },
+            error => error,
+        })
     }
 }
 
 fn get<'txn>(txn: &'txn impl Transaction, env: &Env, db: Db, key: &[u8]) -> Result<Option<&'txn [u8]>, StorageError> {
+    let _inside = env.enter();
     match txn.get(env.0.databases[db.0], &key) {
         Ok(value) => Ok(Some(value)),
         Err(lmdb::Error::NotFound) => Ok(None),
@@ -479,6 +541,7 @@ fn count(txn: &impl Transaction, env: &Env, db: Db) -> Result<u64, StorageError>
         ms_overflow_pages: 0,
         ms_entries: 0,
     };
+    let _inside = env.enter();
     // SAFETY: the transaction and the database handle belong to the same open environment, and `stat` outlives the call.
     let code = unsafe { lmdb_sys::mdb_stat(txn.txn(), env.0.databases[db.0].dbi(), &mut stat) };
     match code {
@@ -496,7 +559,7 @@ mod tests {
 
     /// How much of an environment's file is in this process's memory, in kB.
     fn resident_kb(env: &Env) -> u64 {
-        let (start, length) = env.mapping().expect("the file is mapped");
+        let (start, length) = env.0.mapping.expect("the file is mapped");
         let smaps = fs::read_to_string("/proc/self/smaps").unwrap();
         let from = smaps.find(&format!("{start:x}-{:x} ", start + length)).expect("the mapping is listed");
         let resident = smaps[from..].lines().find_map(|line| line.strip_prefix("Rss:")).expect("it has a size");

@@ -10,6 +10,7 @@
 //! It knows nothing of plugins: behaviours are names here, slots and arguments are encoded values.
 
 mod batch;
+mod fault;
 mod history;
 mod ids;
 mod index;

@@ -227,7 +227,9 @@ impl TableView {
 
     pub(super) fn object(&self, object: ObjectId) -> Result<Option<Version>, StorageError> {
         let key = object.0.to_be_bytes();
-        let Some(value) = self.txn.get(OBJECTS, &key)? else { return Ok(None) };
+        let Some(value) = self.txn.get(OBJECTS, &key)? else {
+            return self.absent(OBJECTS, &key, || format!("object {object}"));
+        };
         self.object_row(object, &key, value).map(Some)
     }
 
@@ -248,8 +250,11 @@ impl TableView {
         if name.is_empty() {
             return Ok(None);
         }
-        let Some(value) = self.txn.get(NAMES, name.as_bytes())? else { return Ok(None) };
-        self.open(NAMES, name.as_bytes(), value, &format!("the name `{name}`"), Version::decode_row).map(Some)
+        let place = || format!("the name `{name}`");
+        let Some(value) = self.txn.get(NAMES, name.as_bytes())? else {
+            return self.absent(NAMES, name.as_bytes(), place);
+        };
+        self.open(NAMES, name.as_bytes(), value, &place(), Version::decode_row).map(Some)
     }
 
     /// Names from `from` on, in order, freed ones too, until `visit` answers false.
@@ -266,9 +271,21 @@ impl TableView {
     }
 
     pub(super) fn request(&self, id: &str) -> Result<Option<RequestRow>, StorageError> {
-        let Some(value) = self.txn.get(REQUESTS, id.as_bytes())? else { return Ok(None) };
-        let place = format!("the request id `{id}`");
-        self.open(REQUESTS, id.as_bytes(), value, &place, RequestRow::decode).map(Some)
+        let place = || format!("the request id `{id}`");
+        let Some(value) = self.txn.get(REQUESTS, id.as_bytes())? else {
+            return self.absent(REQUESTS, id.as_bytes(), place);
+        };
+        self.open(REQUESTS, id.as_bytes(), value, &place(), RequestRow::decode).map(Some)
+    }
+
+    /// Makes sure that a row which was not found is not there: LMDB misses a row whose key is damaged, or finds a wrong place for it.
+    /// The rows between which it would stand have to be whole and in order.
+    fn absent<T>(&self, db: Db, key: &[u8], place: impl Fn() -> String) -> Result<Option<T>, StorageError> {
+        for (key, value) in self.txn.around(db, key)?.into_iter().flatten() {
+            let beside = |problem| format!("it is not there, and beside the place where it would be {problem}");
+            unseal(db, key, value).map_err(|problem| self.env.damaged(place(), beside(problem)))?;
+        }
+        Ok(None)
     }
 
     /// Every row of the objects: the object and its version, or what is wrong with the row.

@@ -196,6 +196,13 @@ impl Host {
         }
     }
 
+    /// Removes an object.
+    pub fn delete(&mut self, object: &str, key: &str) -> Result<(), ApiError> {
+        let target = format!("/v1/objects/{}", encode_segment(object));
+        let request = Request { verb: "DELETE", key: Some(key), ..Request::get(&target) };
+        self.exchange::<Value>(&request).map(drop)
+    }
+
     /// Sends a JSON document without a request id, as to the control routes, and reads another.
     pub fn post(&mut self, target: &str, body: &Value) -> Result<Value, ApiError> {
         self.exchange(&Request::post(target, None, body.to_string().as_bytes()))

@@ -4,6 +4,7 @@
 
 pub mod account;
 pub mod api;
+pub mod crash;
 pub mod demo;
 pub mod feed;
 pub mod flights;

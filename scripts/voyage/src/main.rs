@@ -13,6 +13,7 @@ use std::{
 use clap::{Args, Parser, Subcommand};
 use theseus_voyage::{
     api::Host,
+    crash::{self, Crash},
     demo::{self, Demo},
     feed::{self, Feed, FeedReport, LINES_PER_REQUEST_MAX},
     flights,
@@ -55,6 +56,8 @@ enum Command {
     BenchSwap(BenchSwapArgs),
     /// Swaps without end under load; exits with 1 if anything is left behind, lost or done twice.
     SoakSwap(SoakSwapArgs),
+    /// Kills a host under load again and again; exits with 1 if anything that was answered is not there, or is there twice.
+    SoakCrash(SoakCrashArgs),
     /// Replaces plugins and the host under live traffic, kills it, and accounts for everything.
     Demo(DemoArgs),
 }
@@ -224,6 +227,21 @@ struct SoakSwapArgs {
     touch: bool,
 }
 
+#[derive(Args)]
+struct SoakCrashArgs {
+    #[command(flatten)]
+    own: Own,
+    /// How often the host is killed.
+    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(1..))]
+    rounds: u64,
+    /// After how many kills the whole identity is verified.
+    #[arg(long, value_name = "ROUNDS", default_value_t = 25, value_parser = clap::value_parser!(u64).range(1..))]
+    verify_every: u64,
+    /// What the random moments come from.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Feed(args) => feed_file(args),
@@ -233,6 +251,7 @@ fn main() -> ExitCode {
         Command::Load(args) => make_load(args),
         Command::BenchSwap(args) => bench_swap(args),
         Command::SoakSwap(args) => soak_swap(args),
+        Command::SoakCrash(args) => soak_crash(args),
         Command::Demo(args) => run_demo(args),
     };
     match done {
@@ -335,6 +354,17 @@ fn soak_swap(args: SoakSwapArgs) -> Result<bool, Box<dyn Error>> {
     let pair = if schema { soak::Pair::Schema } else { soak::Pair::Same };
     let soak = soak::Soak { theseus, plugins, folder, swaps, warm_up, pair, rate, clients, touch };
     let report = soak::run(&soak, &mut |look| println!("{look}"))?;
+    println!("{}", serde_json::to_string(&report)?);
+    for problem in &report.problems {
+        eprintln!("voyage: {problem}");
+    }
+    Ok(report.problems.is_empty())
+}
+
+fn soak_crash(args: SoakCrashArgs) -> Result<bool, Box<dyn Error>> {
+    let SoakCrashArgs { own, rounds, verify_every, seed } = args;
+    let Own { theseus, plugins, folder, clients } = own;
+    let report = crash::run(&Crash { theseus, plugins, folder, rounds, clients, verify_every, seed })?;
     println!("{}", serde_json::to_string(&report)?);
     for problem in &report.problems {
         eprintln!("voyage: {problem}");

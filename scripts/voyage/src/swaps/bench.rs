@@ -91,13 +91,13 @@ impl Files {
 }
 
 /// Where a folder really is. The host takes absolute paths only, since it has a working directory of its own.
-pub(super) fn absolute(folder: &Path) -> Result<PathBuf, SwapsError> {
+pub(crate) fn absolute(folder: &Path) -> Result<PathBuf, SwapsError> {
     let failed = |source| SwapsError::File { action: "find", path: folder.to_owned(), source };
     folder.canonicalize().map_err(failed)
 }
 
 /// A copy of a library that does the same and is another file: what stands behind the last section is never loaded.
-pub(super) fn altered_copy(file: &Path, to: &Path, mark: &[u8]) -> Result<(), SwapsError> {
+pub(crate) fn altered_copy(file: &Path, to: &Path, mark: &[u8]) -> Result<(), SwapsError> {
     let copied = fs::copy(file, to).and_then(|_| fs::File::options().append(true).open(to)?.write_all(mark));
     copied.map_err(|source| SwapsError::File { action: "copy the plugin to", path: to.to_owned(), source })
 }
