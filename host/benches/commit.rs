@@ -21,7 +21,7 @@ use serde_json::json;
 use theseus_host::{
     config::Config,
     home::Home,
-    identity::{Identity, Place, Tid},
+    identity::{Identity, Place, RequestMemory, Tid},
     runtime::{
         CONFINED_COMMAND, Runtime,
         action::{Action, Answer, CallMode, ObjectRef},
@@ -165,6 +165,7 @@ fn record_sizes(home: &Home, config: &Config, first: u64, last: u64) -> Vec<usiz
         objects: home.objects(),
         history_bytes_max: config.identity.history_map_bytes,
         objects_bytes_max: config.identity.objects_map_bytes,
+        requests: RequestMemory { count_max: 1_000_000, since_us: 0 },
     };
     let opened = Identity::open(&place, true).expect("the identity opens");
     let mut sizes = Vec::new();

@@ -21,6 +21,7 @@ fn main() {
         objects: folder.path().join("objects"),
         history_bytes_max: 64 << 30,
         objects_bytes_max: 16 << 30,
+        requests: RequestMemory { count_max: 1_000_000, since_us: 0 },
     };
     Identity::create(&place).expect("a new identity");
     fill(&place, transactions);

@@ -24,15 +24,15 @@ use super::{
     CREATE, Command, Doing, ObjectName, PluginSet, Queue, Refusal, Reply, Start, UpgradeSink, Vitals,
     committer::{self, Answer, Commit, Ready, Verdict},
     host_object::{self, Remember},
-    now_us, spawn, split_mix,
+    now_us, request_memory, spawn, split_mix,
     state::storage,
     turn::{Scratch, Turn},
 };
 use crate::{
     config,
     identity::{
-        CheckpointPlan, Committer, Draft, HOST_OBJECT, Identity, Outcome, Remembered, RequestMemory, Tid, Writer,
-        count_objects, fingerprint, getrandom,
+        CheckpointPlan, Committer, Draft, HOST_OBJECT, Identity, Outcome, Remembered, Tid, Writer, count_objects,
+        fingerprint, getrandom,
     },
     plugin::{CallHost, Errands},
 };
@@ -301,11 +301,7 @@ impl Executor {
 
     /// Has the object table brought up to date, unless that is being done.
     fn checkpoint(&mut self) {
-        let settings = &self.config.identity;
-        let memory = RequestMemory {
-            count_max: settings.request_ids_max as u64,
-            since_us: now_us().saturating_sub(settings.request_ids_ms.saturating_mul(1000)),
-        };
+        let memory = request_memory(&self.config.identity);
         if let Some(plan) = self.writer.plan_checkpoint(memory, KEEP_OBJECTS) {
             // Fails only if the checkpointer is gone, and then the host is about to end.
             _ = self.plans.send(plan);

@@ -50,7 +50,7 @@ pub use self::{
 };
 use crate::{
     config,
-    identity::{Census, Head, Identity, Incarnation, Outcome, RecordedFailure, Resume, Tid},
+    identity::{Census, Head, Identity, Incarnation, Outcome, RecordedFailure, RequestMemory, Resume, Tid},
     plugin::Generation,
 };
 
@@ -433,6 +433,14 @@ impl From<Failure> for RecordedFailure {
             kind: failure.kind.into(),
             message: failure.message.into(),
         }
+    }
+}
+
+/// Which request ids are remembered now.
+pub(crate) fn request_memory(settings: &config::Identity) -> RequestMemory {
+    RequestMemory {
+        count_max: settings.request_ids_max as u64,
+        since_us: now_us().saturating_sub(settings.request_ids_ms.saturating_mul(1000)),
     }
 }
 

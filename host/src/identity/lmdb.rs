@@ -44,6 +44,12 @@ pub enum StorageError {
         /// The environment's folder.
         path: PathBuf,
     },
+    /// The history is there, but not the objects that are made of it.
+    #[error("{} is missing: make it again from the history with `theseus repair`, or start the host, which does it too", path.display())]
+    TableMissing {
+        /// The environment's folder.
+        path: PathBuf,
+    },
     /// This process has the environment open already.
     #[error("{} is open in this process already", path.display())]
     AlreadyOpen {

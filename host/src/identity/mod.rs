@@ -19,6 +19,7 @@ mod matching;
 mod order;
 mod overlay;
 mod read;
+mod rebuild;
 mod record;
 mod secondary;
 mod table;
@@ -49,6 +50,7 @@ pub use self::{
     matching::{Condition, Matching, Relation, Wanted},
     order::has_order,
     read::Reader,
+    rebuild::{RebuildError, Rebuilt, rebuild},
     record::ObjectRecord,
     secondary::{INDEXES_SLOT, IndexDefinition, IndexNumber, IndexState},
     table::Census,
@@ -74,6 +76,8 @@ pub struct Place {
     pub history_bytes_max: usize,
     /// Address space for the object table, in bytes.
     pub objects_bytes_max: usize,
+    /// Which request ids an object table remembers that is made anew from the history.
+    pub requests: RequestMemory,
 }
 
 /// The host's own object: what the host itself has to remember. It is stored, versioned and verified like any other, but not
@@ -185,9 +189,7 @@ impl Identity {
     /// If there is none, if what is read is damaged, or if the storage fails.
     pub fn open(place: &Place, read_only: bool) -> Result<Opened, StorageError> {
         let history = History::open(&place.history, place.history_bytes_max, read_only)?;
-        // The table can be made anew from the history; the history cannot.
-        let missing = !place.objects.join("data.mdb").is_file();
-        let table = Table::open(&place.objects, place.objects_bytes_max, missing && !read_only, read_only)?;
+        let table = Identity::open_table(place, &history, read_only)?;
         let (view, reached) = (history.read()?, table.read()?.reached()?);
         let head = view.head()?;
         if reached.tid > head.tid {
@@ -207,6 +209,22 @@ impl Identity {
         });
         let resume = identity.replay(reached, head)?;
         Ok(Opened { identity, resume })
+    }
+
+    /// The table can be made anew from the history; the history cannot. One that is missing is made at once, one that is damaged only if
+    /// somebody asks for it.
+    fn open_table(place: &Place, history: &History, read_only: bool) -> Result<Table, StorageError> {
+        if !read_only {
+            rebuild::clean(place)?;
+            if !place.objects.join("data.mdb").is_file() {
+                log::warn!("the object table is missing: it is made again from the history, which may take a while");
+                rebuild::rebuild_from(history, place, &mut |_, _| {}).map_err(StorageError::from)?;
+            }
+        }
+        Table::open(&place.objects, place.objects_bytes_max, false, read_only).map_err(|error| match error {
+            StorageError::Missing { path } => StorageError::TableMissing { path },
+            error => error,
+        })
     }
 
     /// The identity's own id.
@@ -332,6 +350,7 @@ impl Identity {
             objects: self.objects.changed(since, || until),
             names: self.names.changed(since, || until),
             requests: requests.into_iter().map(|(id, remembered)| (id, row(remembered))).collect(),
+            superseded: Vec::new(),
             memory: plan.memory,
         })?;
         self.reached.store(until.0, Ordering::Release);

@@ -122,6 +122,8 @@ pub(super) struct Checkpoint {
     pub objects: Vec<(ObjectId, Arc<Version>)>,
     pub names: Vec<(Arc<str>, Arc<NameVersion>)>,
     pub requests: Vec<(Arc<str>, RequestRow)>,
+    /// Transactions whose request ids are among `requests` again, after they had been forgotten.
+    pub superseded: Vec<Tid>,
     /// Which request ids to remember.
     pub memory: RequestMemory,
 }
@@ -165,6 +167,9 @@ impl Table {
         for (name, version) in &checkpoint.names {
             seal(&mut value, NAMES, name.as_bytes(), |out| version.encode_row(out));
             txn.put(NAMES, name.as_bytes(), &value)?;
+        }
+        for tid in &checkpoint.superseded {
+            txn.delete(RECENT, &tid.0.to_be_bytes())?;
         }
         for (id, row) in &checkpoint.requests {
             seal(&mut value, REQUESTS, id.as_bytes(), |out| row.encode(out));
@@ -349,6 +354,20 @@ impl TableView {
         let value = self.txn.get(RECENT, &tid.0.to_be_bytes()).ok().flatten();
         let body = value.and_then(|value| unseal(RECENT, &tid.0.to_be_bytes(), value).ok());
         body.and_then(|body| decode_text(body).ok()).unwrap_or_else(|| "?".to_owned())
+    }
+
+    /// Every row of every database, as it is stored.
+    #[cfg(test)]
+    pub(super) fn dump(&self) -> Vec<(&'static str, Vec<u8>, Vec<u8>)> {
+        let mut rows = Vec::new();
+        for (number, name) in DATABASES.iter().enumerate() {
+            let walked = self.txn.walk::<StorageError>(Db(number), &[], |key, value| {
+                rows.push((*name, key.to_vec(), value.to_vec()));
+                Ok(true)
+            });
+            walked.expect("the storage works");
+        }
+        rows
     }
 
     /// How many objects, names and request ids there are to walk.

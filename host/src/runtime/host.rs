@@ -503,6 +503,7 @@ pub(super) fn place(home: &Home, config: &Config) -> Place {
         objects: home.objects(),
         history_bytes_max: config.identity.history_map_bytes,
         objects_bytes_max: config.identity.objects_map_bytes,
+        requests: exec::request_memory(&config.identity),
     }
 }
 

@@ -96,6 +96,7 @@ impl Subject {
             objects: folder.path().join("objects"),
             history_bytes_max: 64 << 20,
             objects_bytes_max: 64 << 20,
+            requests: memory(1_000),
         };
         Identity::create(&place).unwrap();
         let states = vec![Default::default()];
