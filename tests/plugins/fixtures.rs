@@ -90,6 +90,11 @@ pub fn tally() -> PathBuf {
     build("tests/plugins/tally/Cargo.toml", "tally")
 }
 
+/// A plugin whose objects have parents and refer to each other.
+pub fn kin() -> PathBuf {
+    build("tests/plugins/kin/Cargo.toml", "kin")
+}
+
 /// A plugin that leaves behind whatever it is asked to.
 pub fn litter() -> PathBuf {
     build("tests/plugins/litter/Cargo.toml", "litter")

@@ -43,6 +43,10 @@ impl Ask {
         Ask { method: Method::POST, body: body.to_string(), ..Ask::get(path) }
     }
 
+    pub(crate) fn put(path: impl Into<String>, body: impl ToString) -> Ask {
+        Ask { method: Method::PUT, ..Ask::post(path, body) }
+    }
+
     pub(crate) fn with_request_id(self, request_id: Option<String>) -> Ask {
         Ask { request_id, ..self }
     }

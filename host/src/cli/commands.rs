@@ -60,10 +60,10 @@ fn patiently<T>(mut read: impl FnMut() -> Result<T, Fault>) -> Result<T, Fault> 
 }
 
 /// A command about one home.
-struct Session {
-    home: Home,
+pub(super) struct Session {
+    pub(super) home: Home,
     /// Print documents instead of text for people.
-    json: bool,
+    pub(super) json: bool,
 }
 
 impl Session {
@@ -89,6 +89,8 @@ impl Session {
             }
             Command::Clone { object, name } => self.make(json!({ "clone": object, "name": name })),
             Command::Derive { object, name } => self.make(json!({ "derive": object, "name": name })),
+            Command::Parents { object, parents, none } => self.parents(&object, &parents, none),
+            Command::Misses => self.misses(),
             Command::Call { object, method, arguments, request_id } => {
                 self.call(&object, &method, arguments, request_id)
             }
@@ -332,12 +334,12 @@ impl Session {
     }
 
     /// The running host, which this command needs.
-    fn running(&self) -> Result<Client, Fault> {
+    pub(super) fn running(&self) -> Result<Client, Fault> {
         Client::connect(&self.home)?.ok_or_else(|| Fault::no_host(&self.home))
     }
 
     /// Asks the running host, or the identity itself if none runs.
-    fn ask_anyhow(&self, path: String, action: Action) -> Result<String, Fault> {
+    pub(super) fn ask_anyhow(&self, path: String, action: Action) -> Result<String, Fault> {
         patiently(|| match Client::connect(&self.home)? {
             Some(mut client) => client.ask(Ask::get(path.clone())),
             None => Ok(forms::answer(&self.offline(action.clone())?).to_string()),
@@ -353,7 +355,7 @@ impl Session {
     }
 
     /// Prints a document as it is, or as text for people.
-    fn print(&self, text: &str, human: impl FnOnce(&Json) -> String) -> Result<(), Fault> {
+    pub(super) fn print(&self, text: &str, human: impl FnOnce(&Json) -> String) -> Result<(), Fault> {
         let mut out = io::stdout().lock();
         if self.json {
             writeln!(out, "{text}")?;
@@ -397,11 +399,11 @@ fn manual(command: Option<String>) -> Result<(), Fault> {
     Ok(io::stdout().write_all(&page)?)
 }
 
-fn named(object: &str) -> Result<ObjectRef, Fault> {
+pub(super) fn named(object: &str) -> Result<ObjectRef, Fault> {
     parse_ref(object).map_err(Fault::usage)
 }
 
-fn object_path(object: &str) -> Result<String, Fault> {
+pub(super) fn object_path(object: &str) -> Result<String, Fault> {
     named(object)?;
     Ok(format!("/v1/objects/{}", escaped(object)))
 }

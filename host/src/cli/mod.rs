@@ -8,6 +8,7 @@ mod client;
 mod commands;
 mod exit;
 mod fault;
+mod graph;
 mod output;
 mod plugin;
 mod rehearsal;
@@ -147,6 +148,25 @@ Examples:
         /// The object: its id or its name.
         object: String,
     },
+    /// Shows to which objects an object delegates, or gives it others.
+    #[command(after_help = "\
+Examples:
+  theseus parents visits                 shows them
+  theseus parents visits prototype 7     delegates to these two, and no others
+  theseus parents visits --none          delegates to nobody")]
+    Parents {
+        /// The object: its id or its name.
+        object: String,
+        /// All parents that it is to have; they have equal rank.
+        #[arg(value_name = "PARENT", conflicts_with = "none")]
+        parents: Vec<String>,
+        /// It is to have none.
+        #[arg(long)]
+        none: bool,
+    },
+    /// Lists messages that nobody understood since the host started, by behaviour and method.
+    #[command(after_help = "Examples:\n  theseus misses\n  theseus misses --json")]
+    Misses,
     /// Shows transactions, oldest first: all, or those that wrote an object.
     #[command(after_help = "\
 Examples:

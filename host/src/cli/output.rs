@@ -296,7 +296,7 @@ pub(super) fn progress(done: u64, total: u64) -> String {
 }
 
 /// Columns as wide as they need to be; the last one is not padded.
-fn table<const N: usize>(head: [&str; N], rows: impl Iterator<Item = [String; N]>) -> String {
+pub(super) fn table<const N: usize>(head: [&str; N], rows: impl Iterator<Item = [String; N]>) -> String {
     let rows: Vec<[String; N]> = std::iter::once(head.map(str::to_owned)).chain(rows).collect();
     let widths: Vec<usize> =
         (0..N).map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0)).collect();
@@ -351,7 +351,7 @@ fn duration(ms: u64) -> String {
 }
 
 /// Microseconds since the Unix epoch as a time of day in UTC, RFC 3339.
-fn time(us: u64) -> String {
+pub(super) fn time(us: u64) -> String {
     let (days, s, us) = (us / 86_400_000_000, us / 1_000_000 % 86_400, us % 1_000_000);
     // From days to a date: Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms", `civil_from_days`. Years
     // begin in March there, so that the day that comes and goes is a year's last.

@@ -4,6 +4,7 @@
 //! one transaction when there is little to do, thousands when there is much.
 
 mod install;
+mod parents;
 
 use std::{
     collections::VecDeque,
@@ -359,6 +360,7 @@ impl Executor {
             }
             Doing::Migrate { objects, report } => self.migrate(&objects, report),
             Doing::Note { what, note, remember } => self.note(what, &note, remember),
+            Doing::Parents { object, parents } => self.set_parents(&object, &parents, request_id),
             Doing::Create { .. } | Doing::Clone { .. } | Doing::Derive { .. } | Doing::Delete { .. } => {
                 self.edit(&doing, request_id)
             }
@@ -485,10 +487,6 @@ impl Executor {
     /// How an edit stands in the history: its name and its particulars, as the client gave them.
     fn describe(doing: &Doing) -> Result<(&'static str, Vec<u8>), Failure> {
         let optional = |name: &Option<String>| name.clone().map_or(Value::Null, Value::Text);
-        let given = |object: &ObjectName| match object {
-            ObjectName::Id(id) => Value::Ref(*id),
-            ObjectName::Name(name) => Value::Text(name.clone()),
-        };
         let (method, particulars) = match doing {
             Doing::Create { behavior, slots, name } => {
                 let slots = if slots.is_empty() { Ok(Value::Map(Default::default())) } else { Value::decode(slots) };
@@ -550,6 +548,14 @@ impl Executor {
         let (reader, limits) = (self.writer.reader(), &self.config.execution);
         let turn = Turn::new(reader, &mut self.scratch, &self.plugins, limits, (time_us, seed));
         Turn { next_object, ..turn }
+    }
+}
+
+/// An object as a client named it.
+fn given(object: &ObjectName) -> Value {
+    match object {
+        ObjectName::Id(id) => Value::Ref(*id),
+        ObjectName::Name(name) => Value::Text(name.clone()),
     }
 }
 

@@ -43,7 +43,7 @@ pub use self::{
     host_object::{Moment, Remember, begin},
     misses::{Miss, Misses},
     plugins::{BehaviorConflict, Behind, MethodKinds, PluginSet},
-    queries::QueryWorker,
+    queries::{Queried, QueryWorker},
     schemas::{Schemas, Way},
     state::State,
     turn::NAME_BYTES_MAX,
@@ -114,6 +114,13 @@ pub enum Doing {
     Delete {
         /// Which.
         object: ObjectName,
+    },
+    /// Gives an object other parents.
+    Parents {
+        /// Which.
+        object: ObjectName,
+        /// All that it is to have, in this order.
+        parents: Vec<ObjectName>,
     },
     /// Puts another set in force: a swap.
     Install {

@@ -23,6 +23,15 @@ use crate::{
 /// Something to be done on a query thread.
 pub(super) type Query = Box<dyn FnOnce(&mut QueryWorker) + Send>;
 
+/// What came of a message that was taken for a query.
+pub enum Queried {
+    /// It was one.
+    Done(Done),
+    /// What would execute it is a command, which a query thread refuses so. Its name alone does not tell: a method may have been
+    /// replaced since, or stand in for what is not understood.
+    Command(Failure),
+}
+
 /// What a query thread works with.
 pub struct QueryWorker {
     reader: Reader,
@@ -102,7 +111,7 @@ impl QueryWorker {
     /// # Errors
     ///
     /// If it could not be begun or failed; a query that fails leaves no trace.
-    pub fn call(&mut self, object: &ObjectName, method: &str, arguments: &[u8]) -> Result<Done, Refusal> {
+    pub fn call(&mut self, object: &ObjectName, method: &str, arguments: &[u8]) -> Result<Queried, Refusal> {
         self.vitals.busy(self.thread);
         let result = self.execute(object, method, arguments);
         self.vitals.idle(self.thread);
@@ -110,7 +119,7 @@ impl QueryWorker {
         result.map_err(Refusal::Failed)
     }
 
-    fn execute(&mut self, object: &ObjectName, method: &str, arguments: &[u8]) -> Result<Done, Failure> {
+    fn execute(&mut self, object: &ObjectName, method: &str, arguments: &[u8]) -> Result<Queried, Failure> {
         let (head, plugins) = self.head_and_plugins();
         let mut snapshot = Snapshot { reader: &mut self.reader, head: head.tid };
         let given = (now_us(), split_mix(&mut self.seeds));
@@ -121,10 +130,14 @@ impl QueryWorker {
         if let Some(failure) = turn.poison.take() {
             return Err(failure);
         }
-        let buffers = result?;
+        let buffers = match result {
+            Ok(buffers) => buffers,
+            Err(failure) if turn.command => return Ok(Queried::Command(failure)),
+            Err(failure) => return Err(failure),
+        };
         let outcome = Arc::new(Outcome::Done(buffers.result.as_slice().into()));
         self.scratch.recycle(buffers);
-        Ok(Done { tid: None, outcome, head, pause_us: 0 })
+        Ok(Queried::Done(Done { tid: None, outcome, head, pause_us: 0 }))
     }
 
     /// The last committed state, and the set that was put in force last before it or right after it, so that it can read all of it.

@@ -10,9 +10,9 @@ use theseus_value::{ObjectId, Value, json::to_json};
 
 use super::rehearsal;
 use crate::runtime::action::{
-    ActionError, Answer, AppliedView, FailedView, FaultView, Head, MigratedBy, ObjectView, PlanKind, PlanView,
-    PlannedMigration, PlannedPlugin, PluginState, PluginView, ProbationView, ProbeView, ProgressView, QuarantineView,
-    RollbackView, StatusView, SwapView, Tid, TransactionView, TrialsView, VerifyReport,
+    ActionError, Answer, AppliedView, FailedView, FaultView, Head, MigratedBy, MissView, ObjectView, PlanKind,
+    PlanView, PlannedMigration, PlannedPlugin, PluginState, PluginView, ProbationView, ProbeView, ProgressView,
+    QuarantineView, RollbackView, StatusView, SwapView, Tid, TransactionView, TrialsView, VerifyReport,
 };
 
 /// The form of an answer, as one document.
@@ -37,6 +37,12 @@ pub fn answer(answer: &Answer) -> Json {
         Answer::Swapped(view) => swap(view),
         Answer::RolledBack(view) => rollback(view),
         Answer::Rehearsed(report) => rehearsal::report(report),
+        Answer::Parents { parents, at } => {
+            json!({ "parents": parents.iter().map(|id| id.0).collect::<Vec<_>>(), "at": head(at) })
+        }
+        Answer::Misses(view) => {
+            json!({ "total": view.total, "misses": view.misses.iter().map(miss).collect::<Vec<_>>() })
+        }
         Answer::Applied(AppliedView::Swapped(view)) => json!({ "swapped": swap(view), "requested": null }),
         Answer::Applied(AppliedView::Requested { id }) => json!({ "swapped": null, "requested": id }),
     }
@@ -121,6 +127,16 @@ fn object(view: &ObjectView) -> Json {
 
 fn name((name, id, behavior): &(String, ObjectId, String)) -> Json {
     json!({ "name": name, "id": id.0, "behavior": behavior })
+}
+
+fn miss(view: &MissView) -> Json {
+    json!({
+        "behavior": view.behavior,
+        "selector": view.selector,
+        "count": view.count,
+        "first_us": view.first_us,
+        "last_us": view.last_us,
+    })
 }
 
 fn status(view: &StatusView) -> Json {

@@ -39,13 +39,13 @@ pub fn parse_ref(text: &str) -> Result<ObjectRef, String> {
 /// An object within JSON: a number, or a text as [`parse_ref`] takes it.
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum JsonRef {
+pub(super) enum JsonRef {
     Id(u64),
     Text(String),
 }
 
 impl JsonRef {
-    fn resolve(self) -> Result<ObjectRef, Problem> {
+    pub(super) fn resolve(self) -> Result<ObjectRef, Problem> {
         match self {
             JsonRef::Id(id) => Ok(ObjectRef::Id(ObjectId(id))),
             JsonRef::Text(text) => parse_ref(&text).map_err(Problem::bad_request),

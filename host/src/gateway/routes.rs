@@ -19,7 +19,7 @@ use serde::Deserialize;
 use serde_json::{Value as Json, json};
 
 use super::{
-    Shared, batch, history, json,
+    Shared, batch, graph, history, json,
     problem::{Problem, own_codes},
     request,
 };
@@ -35,8 +35,8 @@ const NAMES_DEFAULT: usize = 1000;
 /// How many transactions are rehearsed if the client does not say.
 const REHEARSE_DEFAULT: u64 = 1000;
 
-type Outcome = Result<Response<Body>, Problem>;
-type Host = State<Arc<Shared>>;
+pub(super) type Outcome = Result<Response<Body>, Problem>;
+pub(super) type Host = State<Arc<Shared>>;
 
 /// The routes for applications.
 pub(crate) fn application(shared: Arc<Shared>) -> Router {
@@ -58,10 +58,15 @@ fn common() -> Router<Arc<Shared>> {
         .route("/v1/objects", get(list).post(create))
         .route("/v1/objects/{object}", get(read).delete(delete))
         .route("/v1/objects/{object}/history", get(object_history).post(call_history))
+        .route(
+            "/v1/objects/{object}/parents",
+            get(graph::query_parents).post(graph::call_parents).put(graph::set_parents),
+        )
         .route("/v1/objects/{object}/{method}", get(query).post(call))
         .route("/v1/batch", post(batch))
         .route("/v1/history", get(whole_history))
         .route("/v1/plugins", get(plugins))
+        .route("/v1/misses", get(graph::misses))
         .route("/v1/status", get(status))
         .route("/health", get(health))
         .route("/ready", get(ready))
@@ -91,9 +96,9 @@ async fn observe(State(shared): Host, request: Request, next: Next) -> Response<
 }
 
 /// The object and the method in a path.
-struct Target {
-    object: ObjectRef,
-    method: String,
+pub(super) struct Target {
+    pub(super) object: ObjectRef,
+    pub(super) method: String,
 }
 
 impl<S: Send + Sync> FromRequestParts<S> for Target {
@@ -152,13 +157,13 @@ async fn delete(State(shared): Host, target: Target, headers: HeaderMap) -> Outc
     reply(&shared.ask(Action::Delete { object: target.object, request_id }).await?)
 }
 
-async fn query(State(shared): Host, target: Target, uri: Uri) -> Outcome {
+pub(super) async fn query(State(shared): Host, target: Target, uri: Uri) -> Outcome {
     let arguments = request::query_arguments(&uri)?;
     let Target { object, method } = target;
     reply(&shared.ask(Action::Call { object, method, arguments, request_id: None, mode: CallMode::QueryOnly }).await?)
 }
 
-async fn call(State(shared): Host, target: Target, headers: HeaderMap, body: Body) -> Outcome {
+pub(super) async fn call(State(shared): Host, target: Target, headers: HeaderMap, body: Body) -> Outcome {
     let request_id = request::request_id(&headers)?;
     let arguments = request::call_arguments(&receive(&shared, body).await?)?;
     let Target { object, method } = target;
@@ -319,13 +324,13 @@ async fn method_not_allowed(method: Method, uri: Uri) -> Problem {
     Problem::new(own_codes::METHOD_NOT_ALLOWED, format!("{} exists, but not for {method}; see Allow", uri.path()))
 }
 
-async fn receive(shared: &Shared, body: Body) -> Result<axum::body::Bytes, Problem> {
+pub(super) async fn receive(shared: &Shared, body: Body) -> Result<axum::body::Bytes, Problem> {
     let time_max = Duration::from_millis(shared.config.body_ms_max);
     request::whole_body(body, shared.config.request_bytes_max, time_max).await
 }
 
 /// The response to what was done.
-fn reply(answer: &Answer) -> Outcome {
+pub(super) fn reply(answer: &Answer) -> Outcome {
     let mut response = match answer {
         Answer::Result { value, tid, .. } => {
             let mut bytes = Vec::with_capacity(64);
@@ -345,6 +350,7 @@ fn reply(answer: &Answer) -> Outcome {
 fn head_of(answer: &Answer) -> Option<&Head> {
     match answer {
         Answer::Object { at, .. } | Answer::Deleted { at } | Answer::Result { at, .. } => Some(at),
+        Answer::Parents { at, .. } => Some(at),
         Answer::Status(status) => Some(&status.head),
         _ => None,
     }

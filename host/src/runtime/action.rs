@@ -57,6 +57,10 @@ pub enum Action {
     Rehearse { paths: Vec<PathBuf>, last: u64, told: rehearsal::Told },
     /// Does what the plan says: a swap, or a restart cycle.
     Apply { bundle: PathBuf, reason: String, options: SwapOptions },
+    /// Gives an object these parents, and no others.
+    SetParents { object: ObjectRef, parents: Vec<ObjectRef>, request_id: Option<String> },
+    /// The messages that nobody understood.
+    Misses,
 }
 
 /// How a `Call` may be executed.
@@ -99,6 +103,10 @@ pub enum Answer {
     Rehearsed(Box<rehearsal::Report>),
     /// Of `Apply`.
     Applied(AppliedView),
+    /// Of `SetParents`.
+    Parents { parents: Vec<ObjectId>, at: Head },
+    /// Of `Misses`.
+    Misses(MissesView),
 }
 
 /// A point of the history that is durable: its last transaction and the digest of its last record.
@@ -436,6 +444,25 @@ pub mod codes {
     pub const IDENTITY_IN_USE: &str = "identity_in_use";
     /// The request itself is malformed. (HTTP 400; exit code 2)
     pub const BAD_REQUEST: &str = "bad_request";
+}
+
+/// The messages that nobody understood since the host started.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct MissesView {
+    pub total: u64,
+    /// By behaviour and selector, the most frequent first: all of them, unless there were more than are told apart.
+    pub misses: Vec<MissView>,
+}
+
+/// A method that was asked for and is not there.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct MissView {
+    pub behavior: String,
+    pub selector: String,
+    pub count: u64,
+    /// When first and last, in microseconds since the Unix epoch.
+    pub first_us: u64,
+    pub last_us: u64,
 }
 
 /// What `verify` found.

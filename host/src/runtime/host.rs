@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     config::Config,
-    exec::{self, Command, Doing, Done, Engine, QueryWorker, Refusal, Start},
+    exec::{self, Command, Doing, Done, Engine, Queried, QueryWorker, Refusal, Start},
     home::Home,
     identity::{Identity, Opened, Outcome, Place, RecordHash, StorageError, Tid},
     plugin::{self, Errands, Store},
@@ -224,6 +224,11 @@ impl Runtime {
             Action::Delete { object, request_id } => {
                 self.edit(Doing::Delete { object: views::object_name(object) }, request_id, reply);
             }
+            Action::SetParents { object, parents, request_id } => {
+                let parents = parents.into_iter().map(views::object_name).collect();
+                self.edit(Doing::Parents { object: views::object_name(object), parents }, request_id, reply);
+            }
+            Action::Misses => reply(Ok(views::misses(self.engine.plugins().misses()))),
             Action::Get { object, at } => self.read(reply, move |worker| views::object(worker.reader(), &object, at)),
             Action::List { prefix, after, limit } => {
                 self.read(reply, move |worker| views::names(worker.reader(), &prefix, after.as_deref(), limit));
@@ -385,22 +390,24 @@ impl Runtime {
             }
         };
         let object = views::object_name(object);
-        // Only a name that stands for commands needs the executor; that no behaviour has a method is for a query to say.
+        // Only a name that stands for commands needs the executor at once; a query finds out what else is executed by a command.
         let query = match mode {
             CallMode::QueryOnly => true,
             CallMode::Any => !self.engine.method_kinds(&method).command,
             CallMode::InOrder => false,
         };
-        if query {
-            return self.read(reply, move |worker| {
-                let done = worker.call(&object, &method, &arguments).map_err(|refusal| views::refusal(&refusal))?;
-                result(&done)
-            });
+        if !query {
+            return send(&self.engine, Doing::Send { object, method, arguments }, request_id, reply);
         }
-        let reply: exec::Reply = Box::new(move |done| {
-            reply(done.map_err(|refusal| views::refusal(&refusal)).and_then(|done| result(&done)));
+        let engine = self.engine.clone();
+        self.on_query_thread(reply, move |worker, reply| match worker.call(&object, &method, &arguments) {
+            Ok(Queried::Command(_)) if mode == CallMode::Any => {
+                send(&engine, Doing::Send { object, method, arguments }, request_id, reply);
+            }
+            Ok(Queried::Command(failure)) => reply(Err(views::refusal(&Refusal::Failed(failure)))),
+            Ok(Queried::Done(done)) => reply(result(&done)),
+            Err(refusal) => reply(Err(views::refusal(&refusal))),
         });
-        self.engine.command(Command { doing: Doing::Send { object, method, arguments }, request_id, reply });
     }
 
     fn edit(&self, doing: Doing, request_id: Option<String>, reply: Reply) {
@@ -411,14 +418,18 @@ impl Runtime {
     }
 
     fn read(&self, reply: Reply, work: impl FnOnce(&mut QueryWorker) -> Result<Answer, ActionError> + Send + 'static) {
+        self.on_query_thread(reply, |worker, reply| reply(work(worker)));
+    }
+
+    /// Has something done on a query thread, which sees to the reply.
+    fn on_query_thread(&self, reply: Reply, work: impl FnOnce(&mut QueryWorker, Reply) + Send + 'static) {
         // The reply is needed in both branches, and only one of them runs.
         let slot = Arc::new(Mutex::new(Some(reply)));
         let take = move |slot: &Mutex<Option<Reply>>| slot.lock().unwrap_or_else(PoisonError::into_inner).take();
         let queued = slot.clone();
         let sent = self.engine.query(move |worker| {
-            let answer = work(worker);
             if let Some(reply) = take(&queued) {
-                reply(answer);
+                work(worker, reply);
             }
         });
         if let Err(refusal) = sent
@@ -531,6 +542,14 @@ pub(super) fn note<const N: usize>(entries: [(&str, Value); N]) -> Vec<u8> {
     Value::Map(entries.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()).encode()
 }
 
+/// Queues a message for the executor.
+fn send(engine: &Engine, doing: Doing, request_id: Option<String>, reply: Reply) {
+    let reply: exec::Reply = Box::new(move |done| {
+        reply(done.map_err(|refusal| views::refusal(&refusal)).and_then(|done| result(&done)));
+    });
+    engine.command(Command { doing, request_id, reply });
+}
+
 fn result(done: &Done) -> Result<Answer, ActionError> {
     match &*done.outcome {
         Outcome::Done(result) => {
@@ -546,6 +565,14 @@ fn edited(done: &Done) -> Result<Answer, ActionError> {
     match &*done.outcome {
         Outcome::Done(result) => match views::value(result)? {
             Value::Ref(id) => Ok(Answer::Object { id, at }),
+            Value::Array(parents) => {
+                let reference = |parent: &Value| match parent {
+                    Value::Ref(id) => Some(*id),
+                    _ => None,
+                };
+                let parents = parents.iter().filter_map(reference).collect();
+                Ok(Answer::Parents { parents, at })
+            }
             _ => Ok(Answer::Deleted { at }),
         },
         Outcome::Failed(failure) => Err(views::recorded(failure, done.tid.unwrap_or_default())),

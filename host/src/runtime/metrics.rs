@@ -47,6 +47,8 @@ impl Collector for HostMetrics {
         counter("theseus_queries", "Queries executed", vitals.queries.load(Ordering::Relaxed))?;
         counter("theseus_plugins_unloaded", "Replaced plugins that were unloaded", report.unloaded())?;
         counter("theseus_rollbacks", "Swaps that were taken back", self.operator.swapper.rollbacks())?;
+        let misses = self.engine.plugins().misses().total();
+        counter("theseus_not_understood", "Messages that nobody understood", misses)?;
         let mut gauge = |name: &str, help: &str, value: u64| {
             let metric = ConstGauge::new(value as i64);
             metric.encode(encoder.encode_descriptor(name, help, None, metric.metric_type())?)

@@ -3,9 +3,9 @@
 use theseus_abi::FailureCode;
 use theseus_value::{ObjectId, Value};
 
-use super::action::{self, ActionError, Answer, ObjectRef, ObjectView, TransactionView, codes};
+use super::action::{self, ActionError, Answer, MissView, MissesView, ObjectRef, ObjectView, TransactionView, codes};
 use crate::{
-    exec::{ObjectName, Refusal},
+    exec::{Misses, ObjectName, Refusal},
     identity::{BatchHeader, Head, Outcome, Reader, RecordedFailure, StorageError, Tid, Transaction},
 };
 
@@ -17,6 +17,18 @@ const NAMES_MAX: usize = 10_000;
 
 pub(super) fn head(head: Head) -> action::Head {
     action::Head { tid: head.tid.0, hash: head.hash.0 }
+}
+
+/// The messages that nobody understood.
+pub(super) fn misses(misses: &Misses) -> Answer {
+    let rows = misses.list().into_iter().map(|miss| MissView {
+        behavior: miss.behavior.to_string(),
+        selector: miss.selector.to_string(),
+        count: miss.count,
+        first_us: miss.first_us,
+        last_us: miss.last_us,
+    });
+    Answer::Misses(MissesView { total: misses.total(), misses: rows.collect() })
 }
 
 pub(super) fn object_name(object: ObjectRef) -> ObjectName {

@@ -1,0 +1,40 @@
+//! Requests about the object graph as a whole: parents, and messages that nobody understands.
+
+use axum::{
+    body::Body,
+    extract::State,
+    http::{HeaderMap, Uri},
+};
+use serde::Deserialize;
+
+use super::{
+    request::{self, JsonRef},
+    routes::{self, Host, Outcome, Target},
+};
+use crate::runtime::action::Action;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Parents {
+    parents: Vec<JsonRef>,
+}
+
+pub(super) async fn set_parents(State(shared): Host, target: Target, headers: HeaderMap, body: Body) -> Outcome {
+    let request_id = request::request_id(&headers)?;
+    let Parents { parents } = request::parse_json(&routes::receive(&shared, body).await?)?;
+    let parents = parents.into_iter().map(JsonRef::resolve).collect::<Result<_, _>>()?;
+    routes::reply(&shared.ask(Action::SetParents { object: target.object, parents, request_id }).await?)
+}
+
+/// `PUT .../parents` is the host's own. What else goes to that path is for a method of this name.
+pub(super) async fn call_parents(host: Host, target: Target, headers: HeaderMap, body: Body) -> Outcome {
+    routes::call(host, Target { method: "parents".into(), ..target }, headers, body).await
+}
+
+pub(super) async fn query_parents(host: Host, target: Target, uri: Uri) -> Outcome {
+    routes::query(host, Target { method: "parents".into(), ..target }, uri).await
+}
+
+pub(super) async fn misses(State(shared): Host) -> Outcome {
+    routes::reply(&shared.ask(Action::Misses).await?)
+}

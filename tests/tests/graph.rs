@@ -1,0 +1,239 @@
+//! The prototype graph: several parents, resent messages, and what happens to messages that nobody understands.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use theseus_tests::{Client, Home, Host, Json, fixtures, json};
+
+fn started() -> (Home, Host, Client) {
+    let home = Home::new();
+    let host = Host::start(&home);
+    home.swap(&[&fixtures::kin()]);
+    let client = host.client();
+    (home, host, client)
+}
+
+fn reference(id: u64) -> Json {
+    json!({ "$ref": id })
+}
+
+fn set_parents(client: &mut Client, object: u64, parents: &[u64]) {
+    put_parents(client, object, &json!(parents)).ok();
+}
+
+fn put_parents(client: &mut Client, object: u64, parents: &Json) -> theseus_tests::http::Response {
+    let body = json!({ "parents": parents }).to_string();
+    client.send("PUT", &format!("/v1/objects/{object}/parents"), &[], body.as_bytes()).unwrap()
+}
+
+fn object(client: &mut Client, id: u64) -> Json {
+    client.get(&format!("/v1/objects/{id}")).ok()
+}
+
+/// Makes an object with parents.
+fn child(client: &mut Client, behavior: &str, name: &str, parents: &[u64]) -> u64 {
+    let id = client.create(behavior, name);
+    set_parents(client, id, parents);
+    id
+}
+
+#[test]
+fn parents_are_set_and_refused_in_every_way() {
+    let (home, host, mut client) = started();
+    let (a, b) = (client.create("kin.Account", "a"), client.create("kin.Account", "b"));
+    let bare = client.create("kin.Bare", "bare");
+    assert_eq!(home.run(&["parents", "bare", "a", "2"]), "1\n2");
+    assert_eq!(home.run(&["parents", "bare"]), "1\n2");
+    assert_eq!(home.json(&["parents", "bare"]), json!({ "parents": [a, b] }));
+    let noted = home.transactions("theseus.parents");
+    assert_eq!(noted[0]["arguments"], json!({ "object": "bare", "parents": ["a", reference(2)] }));
+    assert_eq!(noted[0]["result"], json!([reference(a), reference(b)]));
+    assert_eq!(noted[0]["writes"], json!([{ "id": bare, "version": 2 }]));
+
+    for (parents, status, code, words) in [
+        (json!([a, a]), 422, "bad_arguments", "named twice"),
+        (json!([a, 99]), 404, "no_such_object", "no object 99"),
+        (json!(["nobody"]), 404, "no_such_object", "nobody"),
+        (json!([0]), 409, "refused", "object 0"),
+        (json!(vec![a; 101]), 422, "limit_exceeded", "100 parents"),
+    ] {
+        let problem = put_parents(&mut client, bare, &parents);
+        let found = problem.json();
+        assert_eq!((found["status"].as_u64().unwrap(), found["code"].as_str().unwrap()), (status, code), "{found}");
+        assert!(found["detail"].as_str().unwrap().contains(words), "{found}");
+    }
+    put_parents(&mut client, 0, &json!([a])).problem(409, "refused");
+    assert_eq!(object(&mut client, bare)["parents"], json!([a, b]), "what was refused changed nothing");
+
+    let again = |client: &mut Client| {
+        let body = json!({ "parents": [b] }).to_string();
+        let headers = [("idempotency-key", "once")];
+        client.send("PUT", "/v1/objects/bare/parents", &headers, body.as_bytes()).unwrap().ok()["parents"].clone()
+    };
+    assert_eq!((again(&mut client), again(&mut client)), (json!([b]), json!([b])));
+    assert_eq!(object(&mut client, bare)["version"], 3);
+    assert_eq!(home.run(&["parents", "bare", "--none"]), "");
+    assert_eq!(object(&mut client, bare)["parents"], json!([]));
+    host.stop();
+    assert_eq!(home.run(&["parents", "bare"]), "");
+    home.verify();
+}
+
+#[test]
+fn lookup_ends_at_the_nearest_and_says_what_is_ambiguous() {
+    let (_home, _host, mut client) = started();
+    let account = client.create("kin.Account", "account");
+    client.call("account", "deposit", &json!([7]));
+    // A diamond: the same account by two ways, of which one is longer.
+    let left = child(&mut client, "kin.Bare", "left", &[account]);
+    let right = child(&mut client, "kin.Bare", "right", &[account]);
+    child(&mut client, "kin.Bare", "bottom", &[left, right]);
+    assert_eq!(client.call("bottom", "balance", &json!([])), 7);
+    // A nearer one hides it.
+    let poor = client.create("kin.Account", "poor");
+    set_parents(&mut client, left, &[poor, account]);
+    client.get("/v1/objects/bottom/balance").problem(409, "ambiguous");
+    set_parents(&mut client, left, &[poor]);
+    client.get("/v1/objects/bottom/balance").problem(409, "ambiguous");
+    set_parents(&mut client, right, &[]);
+    assert_eq!(client.call("bottom", "balance", &json!([])), 0);
+    // Two behaviours of equal rank with the same method.
+    let savings = child(&mut client, "kin.Savings", "savings", &[account]);
+    set_parents(&mut client, right, &[account, savings]);
+    let ambiguous = client.post("/v1/objects/right/deposit", &json!([1])).problem(409, "ambiguous");
+    assert!(ambiguous["detail"].as_str().unwrap().contains("kin.Account and from kin.Savings"), "{ambiguous}");
+    // One that is nearer hides the other.
+    set_parents(&mut client, right, &[savings]);
+    client.call("right", "deposit", &json!([1]));
+    // A cycle ends.
+    set_parents(&mut client, left, &[right, left]);
+    set_parents(&mut client, right, &[left]);
+    client.get("/v1/objects/left/balance").problem(404, "no_such_method");
+    set_parents(&mut client, account, &[left]);
+    set_parents(&mut client, right, &[left, account]);
+    assert_eq!(client.call("left", "balance", &json!([])), 2, "what the deposit wrote");
+    // A parent that was deleted is told.
+    client.delete("/v1/objects/account").ok();
+    client.get("/v1/objects/left/balance").problem(404, "no_such_object");
+}
+
+#[test]
+fn a_resent_message_works_on_its_receiver_as_it_is() {
+    let (home, host, mut client) = started();
+    let account = client.create("kin.Account", "account");
+    let savings = child(&mut client, "kin.Savings", "savings", &[account]);
+    // 5 and the bonus of 1; the second time, nothing and back.
+    assert_eq!(client.call("savings", "deposit", &json!([5])), 6);
+    assert_eq!(object(&mut client, savings)["slots"], json!({ "balance": 6, "bonus": 1, "log": [6, 0] }));
+    assert_eq!(object(&mut client, account)["slots"], json!({ "balance": 0, "log": [] }), "the parent is not touched");
+    assert_eq!(client.call("savings", "deposit", &json!([5])), 13);
+    assert_eq!(client.call("savings", "log", &json!([])), json!([6, 0, 7, 0]));
+    assert_eq!(client.call("savings", "describe", &json!([])), "holds 13, with a bonus of 2");
+    client.get("/v1/objects/savings/cheat").problem(405, "read_only");
+
+    // What is derived runs each method once, and inherits until it writes.
+    let young =
+        client.post("/v1/objects", &json!({ "derive": "savings", "name": "young" })).ok()["id"].as_u64().unwrap();
+    assert_eq!(client.call("young", "deposit", &json!([1])), 17);
+    let slots = json!({ "balance": 17, "bonus": 3, "log": [6, 0, 7, 0, 4, 0] });
+    assert_eq!(object(&mut client, young)["slots"], slots);
+    assert_eq!(client.call("savings", "balance", &json!([])), 13);
+
+    // Through two behaviours, each beginning where the one before was found.
+    let interest = child(&mut client, "kin.Interest", "interest", &[savings]);
+    assert_eq!(client.call("interest", "deposit", &json!([10])), 13 + 10 + 3);
+    let slots = object(&mut client, interest)["slots"].clone();
+    assert_eq!(slots, json!({ "rate": 0, "balance": 26, "bonus": 3, "log": [6, 0, 7, 0, 13, 0] }));
+
+    // A failure leaves the receiver as it was when the message was resent.
+    assert_eq!(client.call("savings", "try_deposit", &json!([-1])), json!(["negative", 13]));
+    assert_eq!(object(&mut client, savings)["slots"], json!({ "balance": 13, "bonus": 3, "log": [6, 0, 7, 0] }));
+    client.post("/v1/objects/savings/deposit", &json!([-9])).problem(409, "refused");
+    assert_eq!(object(&mut client, savings)["slots"]["balance"], 13);
+
+    // To one of several parents.
+    let other = child(&mut client, "kin.Interest", "other", &[account]);
+    set_parents(&mut client, savings, &[account, other]);
+    client.post("/v1/objects/savings/deposit", &json!([1])).problem(409, "ambiguous");
+    assert_eq!(client.call("savings", "deposit_as", &json!([reference(other), 2])), 15);
+    assert_eq!(client.call("savings", "deposit_as", &json!([reference(account), 2])), 17);
+    client.post("/v1/objects/savings/deposit_as", &json!([reference(young), 2])).problem(422, "bad_arguments");
+    set_parents(&mut client, savings, &[]);
+    client.post("/v1/objects/savings/deposit", &json!([1])).problem(404, "no_such_method");
+    // Two that resend to each other end where messages are nested too deeply.
+    set_parents(&mut client, savings, &[interest]);
+    client.post("/v1/objects/savings/deposit", &json!([1])).problem(422, "too_deep");
+
+    // A method can change its own parents.
+    let adopted = client.call("savings", "adopt", &json!([[reference(account), reference(other)]]));
+    assert_eq!(adopted, json!([reference(account), reference(other)]));
+    let now = object(&mut client, savings);
+    assert_eq!((&now["parents"], &now["slots"]["bonus"]), (&json!([account, other]), &json!(5)));
+    host.stop();
+    home.verify();
+}
+
+#[test]
+fn what_is_not_understood_goes_to_who_understands_everything() {
+    let (home, _host, mut client) = started();
+    client.create("kin.Recorder", "recorder");
+    client.create("kin.Mirror", "mirror");
+    // A name that no behaviour knows is executed as the command that answers it, and recorded as what was sent.
+    assert_eq!(client.call("recorder", "sail", &json!({ "to": 7 })), json!({ "to": 7 }));
+    assert_eq!(client.call("recorder", "balance", &json!([])), json!([]), "here it is a query nowhere");
+    assert_eq!(client.call("recorder", "seen", &json!([])), json!(["sail", "balance"]));
+    client.post("/v1/objects/recorder/explode", &json!([])).problem(409, "refused");
+    let sent: Vec<_> = home.lines(&["history", "recorder"]).into_iter().skip(1).collect();
+    assert_eq!((&sent[0]["method"], &sent[0]["arguments"]), (&json!("sail"), &json!({ "to": 7 })));
+    assert_eq!((&sent[0]["target"], &sent[0]["result"]), (&json!(1), &json!({ "to": 7 })));
+    assert_eq!(home.transactions("explode").len(), 1, "its own refusal is recorded, too");
+    // Asked for as a query, it is refused.
+    client.get("/v1/objects/recorder/sail").problem(405, "read_only");
+    // Exactly once.
+    let once = |client: &mut Client| client.post_once("/v1/objects/recorder/anchor", "id-1", &json!([3])).ok();
+    assert_eq!(once(&mut client), once(&mut client));
+    assert_eq!(client.call("recorder", "seen", &json!([])), json!(["sail", "balance", "anchor"]));
+    // A query that answers it stays a query.
+    let tid = client.tid();
+    assert_eq!(client.call("mirror", "sail", &json!([1, 2])), json!(["sail", [1, 2]]));
+    assert_eq!(client.get("/v1/objects/mirror/sail").ok()["result"], json!(["sail", null]));
+    assert_eq!(client.tid(), tid);
+    // Along the parents, as any method: the own behaviour's first.
+    let (recorder, mirror) = (1, 2);
+    child(&mut client, "kin.Bare", "bare", &[recorder]);
+    client.call("bare", "row", &json!([]));
+    assert_eq!(client.call("bare", "seen", &json!([]))[3], "row");
+    set_parents(&mut client, 2, &[recorder]);
+    assert_eq!(client.call("mirror", "row", &json!([])), json!(["row", []]));
+    set_parents(&mut client, 3, &[recorder, mirror]);
+    client.post("/v1/objects/bare/row", &json!([])).problem(409, "ambiguous");
+    assert_eq!(home.json(&["misses"])["total"], 0, "all of that was understood");
+}
+
+#[test]
+fn misses_are_counted_and_listed() {
+    let (home, _host, mut client) = started();
+    let before = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_micros() as u64;
+    client.create("kin.Account", "account");
+    client.create("kin.Bare", "bare");
+    for _ in 0..3 {
+        client.post("/v1/objects/account/sail", &json!([])).problem(404, "no_such_method");
+    }
+    client.get("/v1/objects/bare/sail").problem(404, "no_such_method");
+    client.post("/v1/objects/bare/deposit", &json!([])).problem(404, "no_such_method");
+    let listed = home.json(&["misses"]);
+    assert_eq!(listed["total"], 5);
+    let rows = listed["misses"].as_array().unwrap();
+    let first = &rows[0];
+    assert_eq!(
+        (&first["behavior"], &first["selector"], &first["count"]),
+        (&json!("kin.Account"), &json!("sail"), &json!(3))
+    );
+    let us = |name: &str| first[name].as_u64().unwrap();
+    assert!(before < us("first_us") && us("first_us") < us("last_us"), "{first}");
+    let mut others: Vec<_> = rows[1..].iter().map(|row| format!("{} {}", row["selector"], row["count"])).collect();
+    others.sort();
+    assert_eq!(others, ["\"deposit\" 1", "\"sail\" 1"]);
+    let text = home.run(&["misses"]);
+    assert!(text.starts_with("BEHAVIOR     METHOD   COUNT  FIRST"), "{text}");
+    assert!(client.get("/metrics").text().contains("theseus_not_understood_total 5"));
+}
