@@ -110,6 +110,11 @@ section! {
         history_map_bytes: usize = 256 << 30, Some(1 << 20);
         /// The most that the object table may grow to, in bytes. This is address space: no disk is taken in advance.
         objects_map_bytes: usize = 64 << 30, Some(1 << 20);
+        /// The most that the identity may take on the disk, in bytes; 0 for no bound. Commands are refused a little before.
+        quota_bytes: u64 = 0, None;
+        /// How much of the disk has to stay free, in bytes, but no more than a twentieth of it: with less, commands are refused until
+        /// there is room again. 0 for nothing.
+        disk_free_bytes_min: u64 = 256 << 20, None;
         /// How many transactions the object table may lag behind the history; they are replayed at the next start.
         tail_transactions_max: u64 = 500_000, Some(1);
         /// How long a request id is remembered, in milliseconds, so that a request sent again is not executed again.

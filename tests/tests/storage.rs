@@ -391,7 +391,7 @@ fn free(disk: &SmallDisk) -> u64 {
 #[test]
 fn a_full_disk_refuses_writes_until_there_is_room_again() {
     let Some(disk) = SmallDisk::mount(40) else { return };
-    let home = Home::at(disk.0.path(), "");
+    let home = Home::at(disk.0.path(), "[identity]\ndisk_free_bytes_min = 0\n");
     let host = Host::start(&home);
     home.swap(&[&artifacts::troublemaker()]);
     let mut client = host.client();
@@ -443,9 +443,67 @@ fn a_full_disk_refuses_writes_until_there_is_room_again() {
 }
 
 #[test]
-fn a_host_on_a_full_disk_stops_and_starts_again_when_there_is_room() {
+fn commands_are_refused_before_the_disk_is_full() {
     let Some(disk) = SmallDisk::mount(40) else { return };
     let home = Home::at(disk.0.path(), "");
+    let host = Host::start(&home);
+    home.swap(&[&artifacts::plugin("counter")]);
+    let mut client = host.client();
+    client.create("counter.Counter", "one");
+    until_settled(&home);
+    // A twentieth of the disk has to stay free.
+    fill(&disk, "ballast", 1 << 20);
+    until("the want of room to be seen", || home.json(&["status"])["storage"]["shortage"].is_string());
+    assert!(home.run(&["status"]).contains("COMMANDS ARE REFUSED"), "an operator sees it");
+    client.post("/v1/objects/one/increment", &json!([1])).problem(507, "storage_full");
+    client.post("/v1/objects", &json!({ "behavior": "counter.Counter" })).problem(507, "storage_full");
+    assert_eq!(client.call("one", "count", &json!([])), 0, "reading goes on");
+    assert!(client.get("/metrics").text().contains("theseus_storage_short 1"));
+    // There is still room for what the host itself has to say.
+    host.stop();
+    let host = Host::start(&home);
+    let mut client = host.client();
+    client.post("/v1/objects/one/increment", &json!([1])).problem(507, "storage_full");
+    fs::remove_file(disk.file("ballast")).unwrap();
+    until("commands to be executed again", || client.post("/v1/objects/one/increment", &json!([1])).status == 200);
+    assert_eq!(home.json(&["status"])["storage"]["shortage"], json!(null));
+    host.stop();
+    home.verify();
+}
+
+#[test]
+fn a_quota_bounds_the_identity() {
+    let home = Home::with_settings("[identity]\nquota_bytes = 4194304\n");
+    let host = Host::start(&home);
+    home.swap(&[&artifacts::troublemaker()]);
+    let mut client = host.client();
+    client.create("troublemaker.Trouble", "one");
+    let text = "x".repeat(50_000);
+    let mut kept = 0;
+    let refused = loop {
+        let answer = client.post("/v1/objects/one/keep", &json!([format!("{kept} {text}")]));
+        if answer.status != 200 {
+            break answer;
+        }
+        kept += 1;
+        assert!(kept < 100, "the quota does not hold");
+        thread::sleep(Duration::from_millis(30));
+    };
+    let message = refused.problem(507, "storage_full");
+    assert!(message.to_string().contains("quota_bytes"), "{message}");
+    let storage = &home.json(&["status"])["storage"];
+    let taken = storage["history_bytes"].as_u64().unwrap() + storage["objects_bytes"].as_u64().unwrap();
+    assert!((3 << 20..5 << 20).contains(&taken), "{storage}");
+    let note = client.call("one", "note", &json!([]));
+    assert!(note.as_str().unwrap().starts_with(&format!("{} ", kept - 1)), "{note:.10}");
+    host.stop();
+    home.verify();
+}
+
+#[test]
+fn a_host_on_a_full_disk_stops_and_starts_again_when_there_is_room() {
+    let Some(disk) = SmallDisk::mount(40) else { return };
+    let home = Home::at(disk.0.path(), "[identity]\ndisk_free_bytes_min = 0\n");
     let mut host = Host::start(&home);
     home.swap(&[&artifacts::troublemaker()]);
     let mut client = host.client();

@@ -31,12 +31,24 @@ pub(super) fn status(status: &Json) -> String {
         ("http", plain(&status["http"])),
         ("health", health),
         ("objects", plain(&status["objects"])),
+        ("storage", storage(&status["storage"])),
         ("update", plain(&status["update"])),
     ] {
         _ = writeln!(out, "{name:<9} {text}");
     }
     out.push('\n');
     out + &plugins(status)
+}
+
+/// The room that an identity takes, or what there is too little of.
+fn storage(storage: &Json) -> String {
+    if let Some(shortage) = storage["shortage"].as_str() {
+        return format!("COMMANDS ARE REFUSED: {shortage}");
+    }
+    let megabytes = |field: &str| storage[field].as_u64().unwrap_or(0).div_ceil(1_000_000);
+    let (history, objects, free) =
+        (megabytes("history_bytes"), megabytes("objects_bytes"), megabytes("disk_free_bytes"));
+    format!("history {history} MB, objects {objects} MB, {free} MB free on the disk")
 }
 
 /// The plugins of a document, and what becomes of swaps.

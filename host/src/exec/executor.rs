@@ -25,7 +25,9 @@ use super::{
     CREATE, Command, Doing, ObjectName, PluginSet, Queue, Refusal, Reply, Start, UpgradeSink, Vitals,
     committer::{self, Answer, Commit, Ready, Verdict},
     host_object::{self, Remember},
-    now_us, request_memory, spawn, split_mix,
+    now_us, request_memory,
+    room::RoomWatch,
+    spawn, split_mix,
     state::storage,
     turn::{Scratch, Turn},
 };
@@ -58,6 +60,7 @@ pub(super) fn start(
     start: &Start<'_>,
     vitals: &Arc<Vitals>,
     published: &Arc<ArcSwap<PluginSet>>,
+    room: &Arc<RoomWatch>,
     queue: Queue<Command>,
 ) -> Vec<JoinHandle<()>> {
     let verdict = Arc::new(Verdict::default());
@@ -84,6 +87,7 @@ pub(super) fn start(
         verdict: verdict.clone(),
         plans: plan_sender,
         table_is_stuck: table_is_stuck.clone(),
+        room: room.clone(),
         upgrades: start.upgrades.clone(),
         stopping: false,
     };
@@ -148,6 +152,7 @@ struct Executor {
     plans: Sender<CheckpointPlan>,
     /// Whether the last checkpoint failed for want of room.
     table_is_stuck: Arc<AtomicBool>,
+    room: Arc<RoomWatch>,
     upgrades: UpgradeSink,
     stopping: bool,
 }
@@ -316,6 +321,11 @@ impl Executor {
         if let Some(message) = self.vitals.fatal() {
             return reply(Err(Refusal::StorageFailed { message }));
         }
+        if let Some(refusal) = self.room.refusal()
+            && self.takes_room(&doing)
+        {
+            return reply(Err(refusal));
+        }
         if !matches!(doing, Doing::Note { .. })
             && self.table_is_stuck.load(Ordering::Relaxed)
             && self.writer.lag() >= self.config.identity.tail_transactions_max
@@ -331,6 +341,15 @@ impl Executor {
             Executed::Recorded { tid, outcome, pause_us } => self.answer(reply, Some(tid), outcome, pause_us),
             Executed::Answered { tid, outcome } => self.answer(reply, tid, outcome, 0),
             Executed::Refused(refusal) => reply(Err(refusal)),
+        }
+    }
+
+    /// Whether it is left undone while there is too little room. What the host itself has to record is not.
+    fn takes_room(&self, doing: &Doing) -> bool {
+        match doing {
+            Doing::Note { .. } | Doing::Install { .. } | Doing::Look { .. } => false,
+            Doing::Send { method, .. } => self.plugins.method_kinds(method).command,
+            _ => true,
         }
     }
 

@@ -18,6 +18,7 @@ mod host_object;
 mod misses;
 mod plugins;
 mod queries;
+mod room;
 mod schemas;
 mod state;
 mod turn;
@@ -44,6 +45,7 @@ pub use self::{
     misses::{Miss, Misses},
     plugins::{BehaviorConflict, Behind, MethodKinds, PluginSet},
     queries::{Queried, QueryWorker},
+    room::{RoomWatch, Shortage},
     schemas::{Schemas, Way},
     state::State,
     turn::NAME_BYTES_MAX,
@@ -304,6 +306,9 @@ pub struct Engine {
     commands: Sender<Command>,
     queries: Sender<queries::Query>,
     stopping: Arc<AtomicBool>,
+    room: Arc<RoomWatch>,
+    /// Dropped at the stop, which ends the watch of the room.
+    watching: Mutex<Option<Sender<()>>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -339,10 +344,14 @@ impl Engine {
         let stopping = Arc::new(AtomicBool::new(false));
         let (commands, command_queue) = bounded(execution.queue_max);
         let (queries, query_queue) = bounded(execution.query_queue_max);
-        let mut threads = executor::start(&start, &vitals, &published, command_queue);
+        let (room, (watching, unwatched)) = (Arc::new(RoomWatch::default()), bounded(0));
+        let watch = room::start(room.clone(), start.identity.clone(), start.config.identity.clone(), unwatched);
+        let mut threads = executor::start(&start, &vitals, &published, &room, command_queue);
+        threads.push(watch);
         threads.extend(queries::start(&start, &vitals, &published, &query_queue));
         let threads = Mutex::new(threads);
-        Engine { identity: start.identity, vitals, published, commands, queries, stopping, threads }
+        let watching = Mutex::new(Some(watching));
+        Engine { identity: start.identity, vitals, published, commands, queries, stopping, room, watching, threads }
     }
 
     /// The identity.
@@ -353,6 +362,11 @@ impl Engine {
     /// What the threads tell about themselves.
     pub fn vitals(&self) -> &Vitals {
         &self.vitals
+    }
+
+    /// How much room there is.
+    pub fn room(&self) -> &RoomWatch {
+        &self.room
     }
 
     /// The plugins in force as of the last durable transaction.
@@ -421,6 +435,7 @@ impl Engine {
             return Err(Refusal::Stopping);
         }
         let done = receiver.recv().unwrap_or(Err(Refusal::Stopping));
+        self.watching.lock().unwrap_or_else(PoisonError::into_inner).take();
         for _ in 0..self.vitals.busy_since_ms.len() {
             _ = self.queries.send(Box::new(|worker| worker.end()));
         }

@@ -154,6 +154,12 @@ fn status(view: &StatusView) -> Json {
         "objects": view.objects,
         "plugins": view.plugins.iter().map(plugin).collect::<Vec<_>>(),
         "update": view.update,
+        "storage": {
+            "history_bytes": view.storage.history_bytes,
+            "objects_bytes": view.storage.objects_bytes,
+            "disk_free_bytes": view.storage.disk_free_bytes,
+            "shortage": view.storage.shortage,
+        },
     });
     with_trials(document, &view.trials)
 }
@@ -297,7 +303,7 @@ mod tests {
     use theseus_value::json::from_json;
 
     use super::*;
-    use crate::runtime::action::{Damage, WindowView};
+    use crate::runtime::action::{Damage, StorageView, WindowView};
 
     fn value(json: Json) -> Value {
         from_json(json).unwrap()
@@ -438,6 +444,7 @@ mod tests {
                 }],
             },
             update: None,
+            storage: StorageView { shortage: Some("full".into()), ..StorageView::default() },
         };
         let status = answer(&Answer::Status(view));
         assert_eq!(status["tid"], json!(12));
@@ -466,6 +473,8 @@ mod tests {
                 }],
             }])
         );
+        let storage = json!({ "history_bytes": 0, "objects_bytes": 0, "disk_free_bytes": 0, "shortage": "full" });
+        assert_eq!(status["storage"], storage);
         for field in ["identity", "incarnation"] {
             assert!(!status[field].is_null(), "{field} is missing");
         }

@@ -10,7 +10,7 @@ use super::{
     BatchHeader, IdentityId, RecordHash, StorageError, Tid,
     batch::{BatchBuilder, BatchView, RawTransaction, Transaction},
     index::Index,
-    lmdb::{Db, Env, EnvOptions, ReadTxn},
+    lmdb::{Db, Env, EnvOptions, ReadTxn, Usage},
     version::{RawVersion, Versioned},
 };
 
@@ -64,6 +64,16 @@ impl History {
         txn.append(BATCHES, &header.last.0.to_be_bytes(), &[hash.as_bytes(), &start, transactions, &index])?;
         txn.commit()?;
         Ok(Head { tid: header.last, hash: RecordHash(*hash.as_bytes()) })
+    }
+
+    /// How much of its room it takes.
+    pub(super) fn usage(&self) -> Result<Usage, StorageError> {
+        self.env.usage()
+    }
+
+    /// How many bytes are free on its file system, and how many there are.
+    pub(super) fn disk(&self) -> Result<(u64, u64), StorageError> {
+        self.env.disk()
     }
 
     /// Forgets what was mapped to read it.

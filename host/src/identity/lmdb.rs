@@ -257,6 +257,24 @@ impl Env {
         &self.0.path
     }
 
+    /// How much of its map it takes.
+    pub(super) fn usage(&self) -> Result<Usage, StorageError> {
+        let fail = |error| failed(&self.0.path, error);
+        let txn = self.0.environment.begin_ro_txn().map_err(fail)?;
+        let pages = self.0.environment.info().map_err(fail)?.last_pgno() as u64 + 1 - free_pages(&txn).map_err(fail)?;
+        let page_bytes = u64::from(self.0.environment.stat().map_err(fail)?.page_size());
+        let map_bytes = self.0.environment.info().map_err(fail)?.map_size() as u64;
+        Ok(Usage { used_bytes: pages * page_bytes, map_bytes })
+    }
+
+    /// How many bytes are free on its file system, and how many there are.
+    pub(super) fn disk(&self) -> Result<(u64, u64), StorageError> {
+        let system = rustix::fs::statvfs(&self.0.path)
+            .map_err(|error| StorageError::Io { path: self.0.path.clone(), source: error.into() })?;
+        let bytes = |blocks: u64| blocks.saturating_mul(system.f_frsize);
+        Ok((bytes(system.f_bavail), bytes(system.f_blocks)))
+    }
+
     /// Begins to read what is committed now. A transaction that is kept makes the file grow: end it soon.
     pub(super) fn read(&self) -> Result<ReadTxn, StorageError> {
         let _inside = self.enter();
@@ -363,6 +381,47 @@ pub(super) struct ReadTxn {
 // SAFETY: with thread-local reader slots off (`NO_TLS`), LMDB lets a read transaction be used by any one thread at a time.
 // `ReadTxn` is not `Sync`, so it is never used by two at once, and its cursors do not leave its methods.
 unsafe impl Send for ReadTxn {}
+
+/// How much an environment takes, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Usage {
+    /// Pages in use.
+    pub used_bytes: u64,
+    /// The most that it can take.
+    pub map_bytes: u64,
+}
+
+/// How many pages a view knows as free: what the list of free pages, LMDB's database 0, counts. Each of its values is an array of
+/// words, the first of which says how many page numbers follow.
+fn free_pages(txn: &RoTransaction<'_>) -> lmdb::Result<u64> {
+    const FREE_PAGES: lmdb_sys::MDB_dbi = 0;
+    const WORD_BYTES: usize = size_of::<usize>();
+
+    let mut cursor = std::ptr::null_mut();
+    // SAFETY: the transaction lives throughout, every environment has database 0, and `cursor` outlives the call.
+    let opened = unsafe { lmdb_sys::mdb_cursor_open(txn.txn(), FREE_PAGES, &mut cursor) };
+    lmdb_result(opened)?;
+    let nothing = || lmdb_sys::MDB_val { mv_size: 0, mv_data: std::ptr::null_mut() };
+    let (mut key, mut value, mut pages) = (nothing(), nothing(), 0);
+    let code = loop {
+        // SAFETY: the cursor was opened above and is not closed yet; `key` and `value` outlive the call.
+        let code = unsafe { lmdb_sys::mdb_cursor_get(cursor, &mut key, &mut value, MDB_NEXT) };
+        if code != 0 {
+            break code;
+        }
+        if value.mv_size >= WORD_BYTES {
+            // SAFETY: LMDB lends so many bytes until the transaction ends, at least a word, and aligns words to two bytes at least.
+            pages += unsafe { value.mv_data.cast::<usize>().read_unaligned() } as u64;
+        }
+    };
+    // SAFETY: it was opened above, and its transaction still lives.
+    unsafe { lmdb_sys::mdb_cursor_close(cursor) };
+    if code == lmdb_sys::MDB_NOTFOUND { Ok(pages) } else { lmdb_result(code).map(|()| pages) }
+}
+
+fn lmdb_result(code: libc::c_int) -> lmdb::Result<()> {
+    if code == 0 { Ok(()) } else { Err(lmdb::Error::from_err_code(code)) }
+}
 
 /// A key and its value, copied.
 pub(super) type OwnedEntry = (Vec<u8>, Vec<u8>);

@@ -21,6 +21,7 @@ mod overlay;
 mod read;
 mod rebuild;
 mod record;
+mod room;
 mod secondary;
 mod table;
 mod verify;
@@ -52,6 +53,7 @@ pub use self::{
     read::Reader,
     rebuild::{RebuildError, Rebuilt, rebuild},
     record::ObjectRecord,
+    room::Room,
     secondary::{INDEXES_SLOT, IndexDefinition, IndexNumber, IndexState},
     table::Census,
     verify::{Damage, Progress, Verified, verify},

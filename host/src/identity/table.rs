@@ -26,7 +26,7 @@ use twox_hash::XxHash3_64;
 
 use super::{
     NameVersion, ObjectRecord, RequestMemory, StorageError, Tid, Version,
-    lmdb::{Db, Env, EnvOptions, ReadTxn, WriteTxn},
+    lmdb::{Db, Env, EnvOptions, ReadTxn, Usage, WriteTxn},
     record::{expect_array, small},
     secondary,
     version::{Content, Row},
@@ -146,6 +146,11 @@ impl Table {
 
     pub(super) fn write(&self) -> Result<WriteTxn<'_>, StorageError> {
         self.env.write()
+    }
+
+    /// How much of its room it takes.
+    pub(super) fn usage(&self) -> Result<Usage, StorageError> {
+        self.env.usage()
     }
 
     /// Brings the table forward. Only the checkpointer may call it.

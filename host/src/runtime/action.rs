@@ -169,6 +169,17 @@ pub struct StatusView {
     pub trials: TrialsView,
     /// The restart cycle under way, if any: instruction id.
     pub update: Option<String>,
+    pub storage: StorageView,
+}
+
+/// The room that the identity takes and has, in bytes; zeros while it was not measured.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct StorageView {
+    pub history_bytes: u64,
+    pub objects_bytes: u64,
+    pub disk_free_bytes: u64,
+    /// Why commands are refused; none if there is room.
+    pub shortage: Option<String>,
 }
 
 /// The plugins of a host.

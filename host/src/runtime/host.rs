@@ -465,6 +465,7 @@ impl Runtime {
             plugins: self.operator.plugins(),
             trials: self.operator.trials(),
             update: self.operator.update_under_way().map(|id| id.to_string()),
+            storage: views::storage_room(self.engine.room().room(), self.engine.room().shortage()),
         }
     }
 }

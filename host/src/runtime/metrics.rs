@@ -66,6 +66,13 @@ impl Collector for HostMetrics {
         gauge("theseus_overlay_objects", "Objects kept in memory", identity.overlay_objects() as u64)?;
         gauge("theseus_commands_waiting", "Commands in the queue", commands as u64)?;
         gauge("theseus_queries_waiting", "Queries in the queue", queries as u64)?;
+        if let Some(room) = self.engine.room().room() {
+            gauge("theseus_history_bytes", "Bytes that the history takes", room.history_bytes)?;
+            gauge("theseus_objects_bytes", "Bytes that the object table takes", room.objects_bytes)?;
+            gauge("theseus_disk_free_bytes", "Bytes free on the identity's disk", room.disk_free_bytes)?;
+        }
+        let short = u64::from(self.engine.room().shortage().is_some());
+        gauge("theseus_storage_short", "1 while commands are refused for want of room", short)?;
         gauge("theseus_plugins_retired", "Replaced plugins still in memory", report.retired.len() as u64)?;
         gauge("theseus_plugins_pinned", "Plugins that cannot be unloaded", report.pinned() as u64)?;
         let trials = self.operator.trials();

@@ -85,6 +85,7 @@ pub fn perform(home: &Home, action: Action) -> Result<Answer, ActionError> {
             plugins: plugins(home, &resume.generations),
             trials: trials()?,
             update: None,
+            storage: views::storage_room(identity.room().ok(), None),
         })),
         _ => Err(views::error(codes::BAD_REQUEST, "this needs a running host: start one with `theseus run`")),
     }

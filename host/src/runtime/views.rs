@@ -1,12 +1,16 @@
 //! What the inside looks like from outside: objects, names and transactions as [`Answer`]s, online and offline alike.
 
+use std::sync::Arc;
+
 use theseus_abi::FailureCode;
 use theseus_value::{ObjectId, Value};
 
-use super::action::{self, ActionError, Answer, MissView, MissesView, ObjectRef, ObjectView, TransactionView, codes};
+use super::action::{
+    self, ActionError, Answer, MissView, MissesView, ObjectRef, ObjectView, StorageView, TransactionView, codes,
+};
 use crate::{
-    exec::{Misses, ObjectName, Refusal},
-    identity::{BatchHeader, Head, Outcome, Reader, RecordedFailure, StorageError, Tid, Transaction},
+    exec::{Misses, ObjectName, Refusal, Shortage},
+    identity::{BatchHeader, Head, Outcome, Reader, RecordedFailure, Room, StorageError, Tid, Transaction},
 };
 
 /// How many transactions one answer holds at most.
@@ -40,6 +44,17 @@ pub(super) fn object_name(object: ObjectRef) -> ObjectName {
 
 pub(super) fn error(code: &str, message: impl Into<String>) -> ActionError {
     ActionError { code: code.to_owned(), kind: None, message: message.into(), tid: None }
+}
+
+/// How much room there is, and what there is too little of.
+pub(super) fn storage_room(room: Option<Room>, shortage: Option<Arc<Shortage>>) -> StorageView {
+    let room = room.unwrap_or_default();
+    StorageView {
+        history_bytes: room.history_bytes,
+        objects_bytes: room.objects_bytes,
+        disk_free_bytes: room.disk_free_bytes,
+        shortage: shortage.map(|shortage| shortage.to_string()),
+    }
 }
 
 /// One object, now or as of a transaction.

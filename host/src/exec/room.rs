@@ -1,0 +1,221 @@
+//! Watches the room that is left, so that commands are refused before the disk is full, and taken again when there is room.
+//!
+//! What the host itself has to record - its stop, a swap back, the end of a restart cycle - is not refused: the last of the room is
+//! for that.
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use arc_swap::ArcSwapOption;
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+
+use super::{Refusal, spawn};
+use crate::{
+    config,
+    identity::{Identity, Room},
+};
+
+/// How often the room is measured. In that time a fast disk takes far less than `identity.disk_free_bytes_min`.
+const INTERVAL: Duration = Duration::from_millis(200);
+
+/// What is kept of a map for the host itself: a part of it, and no more than this, in bytes.
+const MAP_RESERVE_BYTES: u64 = 64 << 20;
+
+/// What there is too little of.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Shortage {
+    /// Free space on the file system.
+    Disk {
+        /// How much there is.
+        free_bytes: u64,
+        /// How much there should be.
+        least_bytes: u64,
+    },
+    /// What the quota leaves.
+    Quota {
+        /// How much the identity takes.
+        taken_bytes: u64,
+        /// How much it may.
+        quota_bytes: u64,
+    },
+    /// The history's map.
+    History {
+        /// How much of it is in use.
+        used_bytes: u64,
+        /// How large it is.
+        map_bytes: u64,
+    },
+    /// The object table's map.
+    Objects {
+        /// How much of it is in use.
+        used_bytes: u64,
+        /// How large it is.
+        map_bytes: u64,
+    },
+}
+
+impl fmt::Display for Shortage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Shortage::Disk { free_bytes, least_bytes } => write!(
+                f,
+                "the disk has {free_bytes} bytes left, and {least_bytes} are kept free: free some disk space, writing resumes by itself"
+            ),
+            Shortage::Quota { taken_bytes, quota_bytes } => write!(
+                f,
+                "the identity takes {taken_bytes} of the {quota_bytes} bytes that identity.quota_bytes allows: pack the history, or raise the quota and restart"
+            ),
+            Shortage::History { used_bytes, map_bytes } => write!(
+                f,
+                "the history takes {used_bytes} of the {map_bytes} bytes of identity.history_map_bytes: pack it, or raise that and restart"
+            ),
+            Shortage::Objects { used_bytes, map_bytes } => write!(
+                f,
+                "the object table takes {used_bytes} of the {map_bytes} bytes of identity.objects_map_bytes: raise that and restart"
+            ),
+        }
+    }
+}
+
+/// What there is too little of, if anything. Who has been short has to get an eighth more than the least, so that it does not come and
+/// go with every commit.
+fn judge(room: &Room, settings: &config::Identity, short: bool) -> Option<Shortage> {
+    let more = |least: u64| if short { least + least / 8 } else { least };
+    // On a small disk the setting would be most of it.
+    let least_bytes = settings.disk_free_bytes_min.min(room.disk_bytes / 20);
+    if room.disk_free_bytes < more(least_bytes) {
+        return Some(Shortage::Disk { free_bytes: room.disk_free_bytes, least_bytes });
+    }
+    let lacks = |used: u64, most: u64| most.saturating_sub(used) < more(MAP_RESERVE_BYTES.min(most / 16));
+    let (taken_bytes, quota_bytes) = (room.taken_bytes(), settings.quota_bytes);
+    if quota_bytes > 0 && lacks(taken_bytes, quota_bytes) {
+        return Some(Shortage::Quota { taken_bytes, quota_bytes });
+    }
+    let (used_bytes, map_bytes) = (room.history_bytes, room.history_bytes_max);
+    if lacks(used_bytes, map_bytes) {
+        return Some(Shortage::History { used_bytes, map_bytes });
+    }
+    let (used_bytes, map_bytes) = (room.objects_bytes, room.objects_bytes_max);
+    lacks(used_bytes, map_bytes).then_some(Shortage::Objects { used_bytes, map_bytes })
+}
+
+/// What the watch found last.
+#[derive(Default)]
+pub struct RoomWatch {
+    is_short: AtomicBool,
+    shortage: ArcSwapOption<Shortage>,
+    room: ArcSwapOption<Room>,
+}
+
+impl RoomWatch {
+    /// What there is too little of; none if commands may be executed.
+    pub fn shortage(&self) -> Option<Arc<Shortage>> {
+        self.shortage.load_full()
+    }
+
+    /// What was measured last; none before the first time.
+    pub fn room(&self) -> Option<Room> {
+        self.room.load().as_deref().copied()
+    }
+
+    /// Why a command is refused now; none if it is not.
+    pub(super) fn refusal(&self) -> Option<Refusal> {
+        if !self.is_short.load(Ordering::Relaxed) {
+            return None;
+        }
+        self.shortage().map(|shortage| Refusal::StorageFull { message: shortage.to_string() })
+    }
+
+    fn look(&self, identity: &Identity, settings: &config::Identity) {
+        let room = match identity.room() {
+            Ok(room) => room,
+            // It is a watch: who writes finds out himself.
+            Err(error) => return log::debug!("the room cannot be measured: {error}"),
+        };
+        let before = self.shortage();
+        let now = judge(&room, settings, before.is_some());
+        match (&before, &now) {
+            (None, Some(shortage)) => log::warn!("commands are refused: {shortage}"),
+            (Some(_), None) => log::info!("there is room again: commands are executed"),
+            _ => {}
+        }
+        self.room.store(Some(Arc::new(room)));
+        self.is_short.store(now.is_some(), Ordering::Relaxed);
+        self.shortage.store(now.map(Arc::new));
+    }
+}
+
+/// Starts the watch. It has looked once when this returns, and ends when the sender of `end` is dropped.
+pub(super) fn start(
+    watch: Arc<RoomWatch>,
+    identity: Arc<Identity>,
+    settings: config::Identity,
+    end: Receiver<()>,
+) -> JoinHandle<()> {
+    watch.look(&identity, &settings);
+    spawn("room", move || {
+        while let Err(RecvTimeoutError::Timeout) = end.recv_timeout(INTERVAL) {
+            watch.look(&identity, &settings);
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MB: u64 = 1 << 20;
+
+    fn plenty() -> Room {
+        Room {
+            history_bytes: 100 * MB,
+            history_bytes_max: 256 << 30,
+            objects_bytes: 10 * MB,
+            objects_bytes_max: 64 << 30,
+            disk_free_bytes: 50 << 30,
+            disk_bytes: 100 << 30,
+        }
+    }
+
+    fn settings() -> config::Identity {
+        config::Identity { disk_free_bytes_min: 256 * MB, quota_bytes: 0, ..config::Identity::default() }
+    }
+
+    #[test]
+    fn each_shortage_is_seen_and_passes_with_some_room_more() {
+        assert_eq!(judge(&plenty(), &settings(), false), None);
+        let disk = |free_bytes| Room { disk_free_bytes: free_bytes, ..plenty() };
+        assert_eq!(judge(&disk(256 * MB), &settings(), false), None);
+        assert!(matches!(judge(&disk(255 * MB), &settings(), false), Some(Shortage::Disk { .. })));
+        assert!(matches!(judge(&disk(280 * MB), &settings(), true), Some(Shortage::Disk { .. })));
+        assert_eq!(judge(&disk(288 * MB), &settings(), true), None);
+
+        // A sixteenth of the quota is left for the host itself.
+        let quota = |quota_bytes| config::Identity { quota_bytes, ..settings() };
+        assert!(matches!(judge(&plenty(), &quota(117 * MB), false), Some(Shortage::Quota { .. })));
+        assert_eq!(judge(&plenty(), &quota(118 * MB), false), None);
+        assert!(matches!(judge(&plenty(), &quota(118 * MB), true), Some(Shortage::Quota { .. })));
+        assert_eq!(judge(&plenty(), &quota(119 * MB), true), None);
+
+        let history = Room { history_bytes: (256 << 30) - 60 * MB, ..plenty() };
+        assert!(matches!(judge(&history, &settings(), false), Some(Shortage::History { .. })));
+        let objects = Room { objects_bytes: (64 << 30) - 60 * MB, ..plenty() };
+        assert!(matches!(judge(&objects, &settings(), false), Some(Shortage::Objects { .. })));
+    }
+
+    #[test]
+    fn a_small_disk_keeps_a_small_part_free() {
+        let small = |free_bytes| Room { disk_bytes: 40 * MB, disk_free_bytes: free_bytes, ..plenty() };
+        assert_eq!(judge(&small(2 * MB), &settings(), false), None);
+        assert!(matches!(judge(&small(2 * MB - 1), &settings(), false), Some(Shortage::Disk { .. })));
+        let off = config::Identity { disk_free_bytes_min: 0, ..settings() };
+        assert_eq!(judge(&small(0), &off, false), None);
+    }
+}
