@@ -72,6 +72,12 @@ fn main() -> ExitCode {
         }
         let per_record = run.commands as f64 / records.max(1) as f64;
         figure(&format!("commit_batch_{}_size", run.batch), per_record, "commands/record", None);
+        for (thread, spent) in &run.spent {
+            let each = spent.as_nanos() as f64 / run.commands as f64;
+            if each >= 10.0 {
+                figure(&format!("commit_batch_{}_processor_{thread}", run.batch), each, "ns/command", None);
+            }
+        }
     }
     ExitCode::SUCCESS
 }
@@ -92,6 +98,8 @@ struct Run {
     elapsed: Duration,
     first: u64,
     last: u64,
+    /// Processor time by thread.
+    spent: BTreeMap<String, Duration>,
 }
 
 impl Run {
@@ -105,6 +113,7 @@ fn measure(runtime: &Runtime, batch: u64, time: Duration) -> Run {
     let in_flight = if batch == 1 { 1 } else { 2 * batch };
     let (answered, client) = (Arc::new(AtomicU64::new(0)), thread::current());
     let first = runtime.head().tid + 1;
+    let before = processor_time();
     let started = Instant::now();
     let (mut sent, mut random) = (0_u64, 0x9e37_79b9_7f4a_7c15_u64);
     // The client sleeps until a part of what it waits for is there.
@@ -130,7 +139,26 @@ fn measure(runtime: &Runtime, batch: u64, time: Duration) -> Run {
     while answered.load(Ordering::Acquire) < sent {
         thread::park_timeout(Duration::from_millis(1));
     }
-    Run { batch, commands: sent, elapsed: started.elapsed(), first, last: runtime.head().tid }
+    let elapsed = started.elapsed();
+    let since = |(name, spent): (String, Duration)| {
+        let before = before.get(&name).copied().unwrap_or_default();
+        (name, spent.saturating_sub(before))
+    };
+    let spent = processor_time().into_iter().map(since).collect();
+    Run { batch, commands: sent, elapsed, first, last: runtime.head().tid, spent }
+}
+
+/// What each thread of this process has spent on a processor so far, by its name.
+fn processor_time() -> BTreeMap<String, Duration> {
+    let mut spent = BTreeMap::new();
+    for task in std::fs::read_dir("/proc/self/task").expect("a process sees its threads").flatten() {
+        let read = |name: &str| std::fs::read_to_string(task.path().join(name)).unwrap_or_default();
+        let name = read("comm").trim().to_owned();
+        // The first number of schedstat is nanoseconds on a processor.
+        let nanoseconds = read("schedstat").split(' ').next().and_then(|number| number.parse().ok()).unwrap_or(0);
+        *spent.entry(name).or_default() += Duration::from_nanos(nanoseconds);
+    }
+    spent
 }
 
 fn make_objects(runtime: &Runtime) {

@@ -117,6 +117,12 @@ section! {
         disk_free_bytes_min: u64 = 256 << 20, None;
         /// How many transactions the object table may lag behind the history; they are replayed at the next start.
         tail_transactions_max: u64 = 500_000, Some(1);
+        /// How many bytes of history the object table may lag behind; they are in memory until it has them.
+        tail_bytes_max: u64 = 256 << 20, Some(1);
+        /// How many objects, and how many names, stay in memory although the object table has them.
+        cache_objects_max: usize = 100_000, Some(0);
+        /// How many bytes of memory these objects may take.
+        cache_bytes_max: usize = 64 << 20, Some(0);
         /// How long a request id is remembered, in milliseconds, so that a request sent again is not executed again.
         request_ids_ms: u64 = 86_400_000, Some(1);
         /// How many request ids are remembered at most; of more, the oldest are forgotten before their time.

@@ -22,9 +22,10 @@ use theseus_abi::{Failure, FailureCode};
 use theseus_value::{ObjectId, Value, raw::Writer as ValueWriter};
 
 use super::{
-    CREATE, Command, Doing, ObjectName, PluginSet, Queue, Refusal, Reply, Start, UpgradeSink, Vitals,
+    CREATE, Command, Doing, ObjectName, PluginSet, Refusal, Reply, Start, UpgradeSink, Vitals,
     committer::{self, Answer, Commit, Ready, Verdict},
     host_object::{self, Remember},
+    intake::Outlet,
     now_us, request_memory,
     room::RoomWatch,
     spawn, split_mix,
@@ -34,7 +35,7 @@ use super::{
 use crate::{
     config,
     identity::{
-        CheckpointPlan, Committer, Draft, HOST_OBJECT, Identity, Outcome, Remembered, Tid, Writer, count_objects,
+        CheckpointPlan, Committer, Draft, HOST_OBJECT, Identity, Keep, Outcome, Remembered, Tid, Writer, count_objects,
         fingerprint, getrandom,
     },
     plugin::{CallHost, Errands},
@@ -49,8 +50,11 @@ const UPGRADE: &str = "theseus.upgrade_requested";
 /// How long the executor waits for something to do before it sees to the object table.
 const IDLE: Duration = Duration::from_millis(250);
 
-/// How many objects stay in memory although the object table has them.
-const KEEP_OBJECTS: usize = 100_000;
+/// After how many commands the executor looks whether to hand over, if it has more at hand and the batch is not full.
+const LOOK_EACH: usize = 16;
+
+/// A checkpoint is due when the object table lags by this part of what it may.
+const CHECKPOINT_PART: u64 = 4;
 
 /// How many rows one step of making or dropping an index goes through: milliseconds for which a checkpoint may have to wait.
 const INDEX_STEP_ROWS: usize = 10_000;
@@ -61,7 +65,7 @@ pub(super) fn start(
     vitals: &Arc<Vitals>,
     published: &Arc<ArcSwap<PluginSet>>,
     room: &Arc<RoomWatch>,
-    queue: Queue<Command>,
+    queue: Outlet,
 ) -> Vec<JoinHandle<()>> {
     let verdict = Arc::new(Verdict::default());
     let (commit_sender, commits) = bounded(1);
@@ -142,7 +146,7 @@ struct Executor {
     /// Those who wait for the open batch.
     answers: Vec<Answer>,
     seeds: u64,
-    queue: Queue<Command>,
+    queue: Outlet,
     commits: Sender<Commit>,
     /// Says when the committer can take a batch.
     ready: Receiver<Ready>,
@@ -181,8 +185,9 @@ impl Executor {
                 errands.run();
                 self.vitals.idle(0);
             }
-            self.hand_over();
-            self.see_to_the_table();
+            if self.is_time_to_look() && self.hand_over() {
+                self.see_to_the_table();
+            }
             let next = self.next(errands.bell());
             // After the wait, because the verdict may have come meanwhile.
             if self.verdict.is_failed(self.writer.epoch()) {
@@ -191,12 +196,15 @@ impl Executor {
             match next {
                 Next::Command(command) => self.perform(command),
                 Next::Nothing => {}
-                Next::Rest => self.checkpoint(),
+                Next::Rest => {
+                    self.see_to_the_table();
+                    self.checkpoint();
+                }
                 Next::End => break,
             }
         }
         // Who came after the stop.
-        for command in self.queue.try_iter() {
+        for command in self.queue.close() {
             (command.reply)(Err(Refusal::Stopping));
         }
         // The channels close with the executor, and the threads behind them end.
@@ -212,10 +220,8 @@ impl Executor {
             self.committer = self.ready.recv().ok();
             return Next::Nothing;
         }
-        match self.queue.try_recv() {
-            Ok(command) => return Next::Command(command),
-            Err(TryRecvError::Disconnected) if idle => return Next::End,
-            Err(_) => {}
+        if let Some(command) = self.queue.next() {
+            return Next::Command(command);
         }
         let patience = match &self.committer {
             _ if idle => {
@@ -224,8 +230,9 @@ impl Executor {
             }
             Some(ready) => ready.patience(),
             None => {
+                let Some(alarm) = self.queue.alarm() else { return Next::Nothing };
                 return select! {
-                    recv(self.queue) -> command => command.map_or(Next::Nothing, Next::Command),
+                    recv(alarm) -> _ => Next::Nothing,
                     recv(self.ready) -> ready => {
                         self.committer = ready.ok();
                         Next::Nothing
@@ -234,24 +241,35 @@ impl Executor {
                 };
             }
         };
+        let Some(alarm) = self.queue.alarm() else { return Next::Nothing };
         select! {
-            recv(self.queue) -> command => command.map_or(Next::End, Next::Command),
+            recv(alarm) -> rang => if rang.is_err() && idle { Next::End } else { Next::Nothing },
             recv(bell) -> _ => Next::Nothing,
             default(patience) => if idle { Next::Rest } else { Next::Nothing },
         }
     }
 
-    /// Gives the open batch to the committer if it is ready, or waits until it is if the batch is full.
+    /// Whether the open batch may have to be handed over. While commands come one after another, that is asked for now and then.
+    fn is_time_to_look(&self) -> bool {
+        !self.queue.has_more() || self.answers.len().is_multiple_of(LOOK_EACH) || self.is_full() || self.stopping
+    }
+
+    /// Whether the open batch may not grow further.
+    fn is_full(&self) -> bool {
+        let (transactions, bytes) = self.writer.open_batch();
+        let limits = &self.config.execution;
+        transactions >= limits.batch_transactions_max || bytes >= limits.batch_bytes_max
+    }
+
+    /// Gives the open batch to the committer if it is ready, or waits until it is if the batch is full. Answers whether it was given.
     ///
     /// Callers who were just answered are likely to send again at once. To take them along, a batch waits for as many
     /// commands as the last commit answered, but only for a small part of the time that the commit took.
-    fn hand_over(&mut self) {
+    fn hand_over(&mut self) -> bool {
         if self.answers.is_empty() {
-            return;
+            return false;
         }
-        let (transactions, bytes) = self.writer.open_batch();
-        let limits = &self.config.execution;
-        let full = transactions >= limits.batch_transactions_max || bytes >= limits.batch_bytes_max;
+        let full = self.is_full();
         if self.committer.is_none() {
             self.committer = if full { self.ready.recv().ok() } else { self.ready.try_recv().ok() };
         }
@@ -259,17 +277,20 @@ impl Executor {
             && (full || self.stopping || self.answers.len() >= ready.answered || ready.patience().is_zero())
         {
             self.close_batch();
+            return true;
         }
+        false
     }
 
     /// Gives the open batch to the committer, which has to be ready.
     fn close_batch(&mut self) {
         self.committer = None;
         self.writer.reader().refresh();
+        let room = Vec::with_capacity(self.answers.len());
         let commit = Commit {
             batch: self.writer.close_batch(),
             plugins: self.plugins.clone(),
-            answers: std::mem::take(&mut self.answers),
+            answers: std::mem::replace(&mut self.answers, room),
             objects: count_objects(self.writer.census()),
             next_object: self.writer.next_object(),
         };
@@ -295,11 +316,15 @@ impl Executor {
         {
             self.superseded.pop_front();
         }
-        let (lag, most) = (self.writer.lag(), self.config.identity.tail_transactions_max);
-        if lag >= most / 4 {
+        let settings = &self.config.identity;
+        let part = |lag: u64, most: u64, of: u64| lag >= most / of;
+        let (lag, lag_bytes) = (self.writer.lag(), self.writer.lag_bytes());
+        let lags = |of| part(lag, settings.tail_transactions_max, of) || part(lag_bytes, settings.tail_bytes_max, of);
+        let (is_due, is_overdue) = (lags(CHECKPOINT_PART), lags(1));
+        if is_due {
             self.checkpoint();
         }
-        if lag >= most && !self.table_is_stuck.load(Ordering::Relaxed) {
+        if is_overdue && !self.table_is_stuck.load(Ordering::Relaxed) {
             // The table cannot keep up: what it has not seen must stay bounded.
             std::thread::sleep(Duration::from_millis(1));
         }
@@ -307,8 +332,9 @@ impl Executor {
 
     /// Has the object table brought up to date, unless that is being done.
     fn checkpoint(&mut self) {
-        let memory = request_memory(&self.config.identity);
-        if let Some(plan) = self.writer.plan_checkpoint(memory, KEEP_OBJECTS) {
+        let settings = &self.config.identity;
+        let keep = Keep { objects: settings.cache_objects_max, bytes: settings.cache_bytes_max };
+        if let Some(plan) = self.writer.plan_checkpoint(request_memory(settings), keep) {
             // Fails only if the checkpointer is gone, and then the host is about to end.
             _ = self.plans.send(plan);
         }

@@ -15,6 +15,7 @@ mod committer;
 mod executor;
 mod faults;
 mod host_object;
+mod intake;
 mod misses;
 mod plugins;
 mod queries;
@@ -38,6 +39,7 @@ use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use theseus_abi::Failure;
 use theseus_value::ObjectId;
 
+use self::intake::{Intake, NoEntry};
 pub use self::{
     again::{Given, Repeated, Repeater},
     faults::{Fault, Faults, Tally},
@@ -241,6 +243,8 @@ pub enum Refusal {
 pub struct Vitals {
     /// Why the host cannot go on, once it cannot. A lock because any thread may be the one to find out.
     fatal: Mutex<Option<String>>,
+    /// Whether there is something in `fatal`.
+    has_failed: AtomicBool,
     /// When each plugin-running thread began its present message, in milliseconds since `started`, plus one; 0 if idle.
     busy_since_ms: Box<[AtomicU64]>,
     started: Option<Instant>,
@@ -277,10 +281,15 @@ impl Vitals {
     fn fail(&self, message: String) {
         log::error!("the host cannot go on: {message}");
         self.fatal.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(message);
+        self.has_failed.store(true, Ordering::Release);
     }
 
     /// Why the host cannot go on; none if it can.
     pub fn fatal(&self) -> Option<String> {
+        // Asked before each command.
+        if !self.has_failed.load(Ordering::Acquire) {
+            return None;
+        }
         self.fatal.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -303,7 +312,7 @@ pub struct Engine {
     identity: Arc<Identity>,
     vitals: Arc<Vitals>,
     published: Arc<ArcSwap<PluginSet>>,
-    commands: Sender<Command>,
+    commands: Intake,
     queries: Sender<queries::Query>,
     stopping: Arc<AtomicBool>,
     room: Arc<RoomWatch>,
@@ -342,7 +351,7 @@ impl Engine {
         let vitals = Arc::new(Vitals::new(1 + execution.query_threads));
         let published = Arc::new(ArcSwap::new(start.plugins.clone()));
         let stopping = Arc::new(AtomicBool::new(false));
-        let (commands, command_queue) = bounded(execution.queue_max);
+        let (commands, command_queue) = intake::intake(execution.queue_max);
         let (queries, query_queue) = bounded(execution.query_queue_max);
         let (room, (watching, unwatched)) = (Arc::new(RoomWatch::default()), bounded(0));
         let watch = room::start(room.clone(), start.identity.clone(), start.config.identity.clone(), unwatched);
@@ -395,10 +404,10 @@ impl Engine {
         if self.stopping.load(Ordering::Acquire) {
             return (command.reply)(Err(Refusal::Stopping));
         }
-        match self.commands.try_send(command) {
+        match self.commands.offer(command) {
             Ok(()) => {}
-            Err(TrySendError::Full(command)) => (command.reply)(Err(Refusal::Overloaded)),
-            Err(TrySendError::Disconnected(command)) => (command.reply)(Err(Refusal::Stopping)),
+            Err(NoEntry::Full(command)) => (command.reply)(Err(Refusal::Overloaded)),
+            Err(NoEntry::Closed(command)) => (command.reply)(Err(Refusal::Stopping)),
         }
     }
 
@@ -430,8 +439,8 @@ impl Engine {
         let (sender, receiver) = bounded(1);
         let reply: Reply = Box::new(move |result| _ = sender.send(result));
         let doing = Doing::Note { what: executor::STOP, note, remember: None };
-        // Waits for room if the queue is full: everything in it is executed before.
-        if self.commands.send(Command { doing, request_id: None, reply }).is_err() {
+        // Also if the queue is full. Everything in it is executed before.
+        if self.commands.force(Command { doing, request_id: None, reply }).is_err() {
             return Err(Refusal::Stopping);
         }
         let done = receiver.recv().unwrap_or(Err(Refusal::Stopping));

@@ -23,7 +23,7 @@ use theseus_value::{
 };
 
 use super::{
-    Incarnation, NameVersion, ObjectRecord, Pointers, RecordHash, Tid, Version,
+    Bytes, Incarnation, NameVersion, ObjectRecord, Pointers, RecordHash, Tid, Version,
     index::Index,
     record::{expect_array, small},
     version::{Content, RawVersion},
@@ -36,7 +36,7 @@ pub(super) const FORMAT: u64 = 1;
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Outcome {
     /// The method returned this value, encoded.
-    Done(Box<[u8]>),
+    Done(Bytes),
     /// It failed, and nothing was written.
     Failed(RecordedFailure),
 }

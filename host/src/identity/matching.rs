@@ -211,7 +211,10 @@ impl Reader {
         let (mut found, mut unsure, mut broken) = (Vec::new(), Vec::new(), None);
         let ours = |version: &Version| version.record.as_ref().map(|record| record.behavior == test.index.behavior);
         self.identity().objects.visit(|object, versions| {
-            let Some((tid, newest)) = versions.last().filter(|(tid, _)| *tid > since) else { return };
+            let (tid, newest) = versions.newest();
+            if *tid <= since {
+                return;
+            }
             // Of several versions it takes a closer look which one counts, and the one that does may have left already.
             if matches!(as_of, AsOf::Head) && *tid > head {
                 // An object keeps its behaviour for life.

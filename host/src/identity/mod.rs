@@ -23,6 +23,7 @@ mod rebuild;
 mod record;
 mod room;
 mod secondary;
+mod small;
 mod table;
 mod verify;
 mod version;
@@ -55,14 +56,15 @@ pub use self::{
     record::ObjectRecord,
     room::Room,
     secondary::{INDEXES_SLOT, IndexDefinition, IndexNumber, IndexState},
+    small::{Bytes, Small},
     table::Census,
     verify::{Damage, Progress, Verified, verify},
     version::{NameVersion, Pointers, Version},
-    write::{CheckpointPlan, ClosedBatch, Committer, RequestMemory, Writer},
+    write::{CheckpointPlan, ClosedBatch, Committer, Keep, RequestMemory, Writer},
 };
 use self::{
     history::History,
-    overlay::Overlay,
+    overlay::{Overlay, Weight},
     table::{Checkpoint, Reached, RequestRow, Table},
     version::Versioned,
 };
@@ -117,6 +119,29 @@ pub struct Remembered {
     pub outcome: Option<Arc<Outcome>>,
 }
 
+impl Weight for Arc<Version> {
+    fn weight(&self) -> usize {
+        /// What an `Arc` keeps beside its value.
+        const COUNTS: usize = 16;
+        let record = self.record.as_ref().map_or(0, |record| {
+            COUNTS + size_of::<ObjectRecord>() + record.slots.heap_bytes() + size_of_val(&*record.parents)
+        });
+        COUNTS + size_of::<Version>() + self.spine.heap_bytes() + record
+    }
+}
+
+impl Weight for Arc<NameVersion> {
+    fn weight(&self) -> usize {
+        size_of::<NameVersion>() + self.spine.heap_bytes()
+    }
+}
+
+impl Weight for Remembered {
+    fn weight(&self) -> usize {
+        size_of::<Remembered>()
+    }
+}
+
 /// What all threads share of an open identity.
 pub struct Identity {
     id: IdentityId,
@@ -155,6 +180,8 @@ pub struct Resume {
     pub generations: Arc<[(String, [u8; 32])]>,
     /// How many transactions were replayed because the object table had not seen them.
     pub replayed: u64,
+    /// How many bytes of history that were.
+    pub(in crate::identity) replayed_bytes: u64,
 }
 
 impl Resume {
@@ -296,7 +323,9 @@ impl Identity {
         let Reached { tid: from, mut next_object, mut census } = reached;
         let mut reader = Reader::new(self.clone());
         let view = self.history.read()?;
+        let mut replayed_bytes = 0;
         view.walk(from.next(), |batch| {
+            replayed_bytes += batch.length() as u64;
             for (tid, transaction) in batch.transactions().skip_while(|(tid, _)| *tid <= from) {
                 let transaction = transaction.map_err(|error| view.damaged(tid, error.to_string()))?;
                 for write in &transaction.writes {
@@ -326,7 +355,7 @@ impl Identity {
         let last =
             view.with_batch(head.tid, |batch| Ok((batch.header.incarnation, batch.header.generations.clone())))?;
         let (incarnation, generations) = last.unwrap_or_else(|| (Incarnation(0), Arc::new([])));
-        Ok(Resume { next_object, census, incarnation, generations, replayed: head.tid.0 - from.0 })
+        Ok(Resume { next_object, census, incarnation, generations, replayed: head.tid.0 - from.0, replayed_bytes })
     }
 
     /// Brings the object table to what the plan says and drops that from the overlay. For one thread, the checkpointer.
@@ -356,9 +385,9 @@ impl Identity {
             memory: plan.memory,
         })?;
         self.reached.store(until.0, Ordering::Release);
-        self.objects.settle(until, plan.keep_objects);
-        self.names.settle(until, plan.keep_objects);
-        self.requests.settle(until, 0);
+        self.objects.settle(until, plan.keep.objects, plan.keep.bytes);
+        self.names.settle(until, plan.keep.objects, plan.keep.bytes / 8);
+        self.requests.settle(until, 0, 0);
         Ok(())
     }
 }

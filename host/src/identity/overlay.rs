@@ -9,6 +9,7 @@
 
 use std::{
     borrow::Borrow,
+    collections::hash_map::Entry,
     hash::{BuildHasher, Hash},
     sync::{PoisonError, RwLock},
 };
@@ -17,8 +18,8 @@ use rustc_hash::{FxBuildHasher, FxHashMap};
 
 use super::Tid;
 
-/// Enough that two cores rarely meet in one.
-const SHARDS: usize = 64;
+/// Enough that threads rarely meet in one, and that none is locked for long while all are walked over.
+const SHARDS: usize = 256;
 
 /// A concurrent map from keys to the newest versions of their values.
 pub(super) struct Overlay<K, V> {
@@ -28,8 +29,80 @@ pub(super) struct Overlay<K, V> {
 
 type Shard<K, V> = RwLock<FxHashMap<K, Versions<V>>>;
 
-/// The versions of one value, oldest first, never empty.
-type Versions<V> = Vec<(Tid, V)>;
+/// A value and the transaction that made it.
+pub(super) type At<V> = (Tid, V);
+
+/// How much memory a value takes beside its place in the map.
+pub(super) trait Weight {
+    /// In bytes, roughly.
+    fn weight(&self) -> usize;
+}
+
+/// The versions of one value. Two lie in the map itself: while its object is written again and again, a value has the newest
+/// version and the newest durable one, seldom more.
+pub(super) struct Versions<V> {
+    newest: At<V>,
+    before: Option<At<V>>,
+    /// What comes before those, oldest first.
+    older: Vec<At<V>>,
+}
+
+impl<V> Versions<V> {
+    pub(super) fn newest(&self) -> &At<V> {
+        &self.newest
+    }
+
+    /// Newest first.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &At<V>> {
+        std::iter::once(&self.newest).chain(&self.before).chain(self.older.iter().rev())
+    }
+
+    /// The newest that `at` or an earlier transaction made.
+    fn at(&self, at: Tid) -> Option<&At<V>> {
+        self.iter().find(|(tid, _)| *tid <= at)
+    }
+
+    /// See [`Overlay::put`]. Answers what it has no room for any more.
+    fn put(&mut self, newest: At<V>, batch_first: Tid, durable: Tid) -> Option<At<V>> {
+        if self.newest.0 >= batch_first {
+            return Some(std::mem::replace(&mut self.newest, newest));
+        }
+        let last = std::mem::replace(&mut self.newest, newest);
+        if self.newest.0 <= durable {
+            self.older.clear();
+            self.before = None;
+            return Some(last);
+        }
+        if last.0 <= durable {
+            self.older.clear();
+            return self.before.replace(last);
+        }
+        if let Some(before) = self.before.replace(last) {
+            if before.0 <= durable {
+                self.older.clear();
+            } else {
+                let superseded = self.older.iter().skip(1).take_while(|(tid, _)| *tid <= durable).count();
+                self.older.drain(..superseded);
+            }
+            self.older.push(before);
+        }
+        None
+    }
+
+    /// Forgets what was made after `durable`; false if nothing is left.
+    fn roll_back(&mut self, durable: Tid) -> bool {
+        while self.newest.0 > durable {
+            match self.before.take() {
+                Some(before) => {
+                    self.newest = before;
+                    self.before = self.older.pop();
+                }
+                None => return false,
+            }
+        }
+        true
+    }
+}
 
 impl<K: Hash + Eq + Clone, V: Clone> Overlay<K, V> {
     pub(super) fn new() -> Self {
@@ -42,7 +115,7 @@ impl<K: Hash + Eq + Clone, V: Clone> Overlay<K, V> {
         K: Borrow<Q>,
         Q: Hash + Eq + ?Sized,
     {
-        self.read(key, |versions| versions.last().cloned())
+        self.read(key, |versions| Some(versions.newest.clone()))
     }
 
     /// The newest version made by transaction `at` or before.
@@ -51,7 +124,7 @@ impl<K: Hash + Eq + Clone, V: Clone> Overlay<K, V> {
         K: Borrow<Q>,
         Q: Hash + Eq + ?Sized,
     {
-        self.read(key, |versions| versions.iter().rev().find(|(tid, _)| *tid <= at).cloned())
+        self.read(key, |versions| versions.at(at).cloned())
     }
 
     /// The newest version that fits.
@@ -60,20 +133,23 @@ impl<K: Hash + Eq + Clone, V: Clone> Overlay<K, V> {
         K: Borrow<Q>,
         Q: Hash + Eq + ?Sized,
     {
-        self.read(key, |versions| versions.iter().rev().map(|(_, value)| value).find(|value| fits(value)).cloned())
+        self.read(key, |versions| versions.iter().map(|(_, value)| value).find(|value| fits(value)).cloned())
     }
 
     /// Adds a version. Versions that `batch_first` or a later transaction made are replaced, because no snapshot can lie
     /// within a batch; of those up to `durable` only the newest is kept.
     pub(super) fn put(&self, key: K, tid: Tid, value: V, batch_first: Tid, durable: Tid) {
         let mut shard = self.shard(&key).write().unwrap_or_else(PoisonError::into_inner);
-        let versions = shard.entry(key).or_insert_with(|| Vec::with_capacity(1));
-        match versions.last_mut() {
-            Some(last) if last.0 >= batch_first => *last = (tid, value),
-            _ => versions.push((tid, value)),
-        }
-        let superseded = versions.iter().skip(1).take_while(|(tid, _)| *tid <= durable).count();
-        versions.drain(..superseded);
+        let superseded = match shard.entry(key) {
+            Entry::Occupied(mut entry) => entry.get_mut().put((tid, value), batch_first, durable),
+            Entry::Vacant(entry) => {
+                entry.insert(Versions { newest: (tid, value), before: None, older: Vec::new() });
+                None
+            }
+        };
+        // What is freed is freed without the lock.
+        drop(shard);
+        drop(superseded);
     }
 
     /// The newest durable version. `durable` is asked while nothing can be dropped: what is dropped then is older than what
@@ -83,10 +159,7 @@ impl<K: Hash + Eq + Clone, V: Clone> Overlay<K, V> {
         K: Borrow<Q>,
         Q: Hash + Eq + ?Sized,
     {
-        self.read(key, |versions| {
-            let durable = durable();
-            versions.iter().rev().find(|(tid, _)| *tid <= durable).map(|(_, value)| value.clone())
-        })
+        self.read(key, |versions| versions.at(durable()).map(|(_, value)| value.clone()))
     }
 
     /// The newest versions up to what `until` says that are newer than `since`, in no particular order. As for
@@ -97,7 +170,7 @@ impl<K: Hash + Eq + Clone, V: Clone> Overlay<K, V> {
             let shard = shard.read().unwrap_or_else(PoisonError::into_inner);
             let until = until();
             for (key, versions) in shard.iter() {
-                match versions.iter().rev().find(|(tid, _)| *tid <= until) {
+                match versions.at(until) {
                     Some((tid, value)) if *tid > since => changed.push((key.clone(), value.clone())),
                     _ => {}
                 }
@@ -106,34 +179,11 @@ impl<K: Hash + Eq + Clone, V: Clone> Overlay<K, V> {
         changed
     }
 
-    /// Shows every key with its versions, oldest first, in no particular order.
-    pub(super) fn visit(&self, mut visit: impl FnMut(&K, &[(Tid, V)])) {
+    /// Shows every key with its versions, in no particular order.
+    pub(super) fn visit(&self, mut visit: impl FnMut(&K, &Versions<V>)) {
         for shard in &self.shards {
-            shard
-                .read()
-                .unwrap_or_else(PoisonError::into_inner)
-                .iter()
-                .for_each(|(key, versions)| visit(key, versions));
-        }
-    }
-
-    /// Drops what the table has now: keys whose newest version is `reached` or older, down to `keep` of them, which stay
-    /// because they are likely to be asked for again.
-    pub(super) fn settle(&self, reached: Tid, keep: usize) {
-        let keep = keep / SHARDS;
-        for shard in &self.shards {
-            let mut shard = shard.write().unwrap_or_else(PoisonError::into_inner);
-            let mut excess = shard.len().saturating_sub(keep);
-            shard.retain(|_, versions| {
-                let settled = versions.last().is_some_and(|(tid, _)| *tid <= reached);
-                let drop = settled && excess > 0;
-                excess -= usize::from(drop);
-                !drop
-            });
-            // A burst must not leave its room behind for ever.
-            if shard.capacity() > 4 * shard.len().max(1024) {
-                shard.shrink_to(2 * keep);
-            }
+            let shard = shard.read().unwrap_or_else(PoisonError::into_inner);
+            shard.iter().for_each(|(key, versions)| visit(key, versions));
         }
     }
 
@@ -141,10 +191,7 @@ impl<K: Hash + Eq + Clone, V: Clone> Overlay<K, V> {
     pub(super) fn roll_back(&self, durable: Tid) {
         for shard in &self.shards {
             let mut shard = shard.write().unwrap_or_else(PoisonError::into_inner);
-            shard.retain(|_, versions| {
-                versions.retain(|(tid, _)| *tid <= durable);
-                !versions.is_empty()
-            });
+            shard.retain(|_, versions| versions.roll_back(durable));
         }
     }
 
@@ -167,11 +214,46 @@ impl<K: Hash + Eq + Clone, V: Clone> Overlay<K, V> {
     }
 }
 
+impl<K: Hash + Eq + Clone, V: Clone + Weight> Overlay<K, V> {
+    /// Drops what the table has now: keys whose newest version is `reached` or older. Some of them stay, because they are likely to
+    /// be asked for again: up to `keep` of all keys, and at most `keep_bytes` of their values.
+    pub(super) fn settle(&self, reached: Tid, keep: usize, keep_bytes: usize) {
+        let (keep, keep_bytes) = (keep / SHARDS, keep_bytes / SHARDS);
+        for shard in &self.shards {
+            // Freed without the lock: the executor may want the shard.
+            let mut dropped = Vec::new();
+            let mut shard = shard.write().unwrap_or_else(PoisonError::into_inner);
+            let mut excess = shard.len().saturating_sub(keep);
+            let mut kept_bytes = 0;
+            dropped.extend(shard.extract_if(|_, versions| {
+                if versions.newest.0 > reached {
+                    return false;
+                }
+                let weight = if excess > 0 { 0 } else { versions.newest.1.weight() };
+                let drops = excess > 0 || kept_bytes + weight > keep_bytes;
+                excess = excess.saturating_sub(usize::from(drops));
+                kept_bytes += if drops { 0 } else { weight };
+                drops
+            }));
+            // A burst must not leave its room behind for ever.
+            if shard.capacity() > 4 * shard.len().max(1024) {
+                shard.shrink_to(2 * keep);
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    impl Weight for u32 {
+        fn weight(&self) -> usize {
+            100
+        }
+    }
 
     #[derive(Clone, Debug)]
     enum Step {
@@ -216,7 +298,7 @@ mod tests {
                             table.insert(key, (tid, value));
                         }
                         reached = durable;
-                        overlay.settle(reached, 0);
+                        overlay.settle(reached, 0, 0);
                     }
                     Step::Fail => {
                         overlay.roll_back(durable);

@@ -288,7 +288,7 @@ impl Reader {
         let found = back(&view, key, newer.pointers(), |tid, _| tid > at)?;
         Ok(found.map(|Written { tid, pointers, record }| {
             let Pointers { number, previous, .. } = pointers;
-            Arc::new(Version { tid, number, previous, spine: Box::new([]), record })
+            Arc::new(Version { tid, number, previous, spine: Default::default(), record })
         }))
     }
 

@@ -8,6 +8,8 @@ use theseus_value::{
     raw::{Reader, Writer},
 };
 
+use super::small::Bytes;
+
 /// What an object is made of.
 #[derive(Clone, PartialEq, Debug)]
 pub struct ObjectRecord {
@@ -18,7 +20,7 @@ pub struct ObjectRecord {
     /// The objects to which it delegates, all of equal rank.
     pub parents: Box<[ObjectId]>,
     /// Its own slots: an encoded map.
-    pub slots: Box<[u8]>,
+    pub slots: Bytes,
 }
 
 impl ObjectRecord {

@@ -160,7 +160,7 @@ impl Subject {
                 self.forget();
             }
             Step::Checkpoint => {
-                if let Some(plan) = writer.plan_checkpoint(self.place.requests, 0) {
+                if let Some(plan) = writer.plan_checkpoint(self.place.requests, Keep::default()) {
                     writer.reader().identity().clone().checkpoint(plan).unwrap();
                 }
             }
@@ -284,7 +284,7 @@ fn snapshots_are_exact_while_everything_moves() {
             committer.publish(head);
             // A checkpoint takes some batches' time, as it does beside a busy executor.
             if round % 5 == 0 {
-                plan = writer.plan_checkpoint(memory(10), 0);
+                plan = writer.plan_checkpoint(memory(10), Keep::default());
             } else if round % 5 == 3
                 && let Some(plan) = plan.take()
             {
@@ -464,7 +464,7 @@ fn request_ids_are_forgotten_after_their_time() {
 /// Which of six requests are known after a checkpoint.
 fn known_after(subject: &mut Subject, memory: RequestMemory) -> [bool; 6] {
     let (writer, _) = subject.open.as_mut().unwrap();
-    let plan = writer.plan_checkpoint(memory, 0).unwrap();
+    let plan = writer.plan_checkpoint(memory, Keep::default()).unwrap();
     writer.reader().identity().clone().checkpoint(plan).unwrap();
     [0, 1, 2, 3, 4, 5].map(|request| writer.reader().request(&format!("request-{request}")).unwrap().is_some())
 }

@@ -15,7 +15,10 @@ use theseus_value::{
     raw::{Reader, Writer},
 };
 
-use super::{ObjectRecord, Tid, batch::Change, record::expect_array};
+use super::{ObjectRecord, Small, Tid, batch::Change, record::expect_array};
+
+/// See [`Version::spine`]. Its length is logarithmic in the number of versions.
+pub(super) type Spine = Small<Tid, 4>;
 
 /// What can have versions, by its key in the history: objects by their ids, names by themselves.
 pub(super) trait Versioned: ToOwned {
@@ -160,7 +163,7 @@ pub struct Version<T = Arc<ObjectRecord>> {
     /// The transaction that wrote the version before; [`Tid::NONE`] for the first.
     pub previous: Tid,
     /// The transactions that wrote the jump version, the jump version's jump version, and so on.
-    pub spine: Box<[Tid]>,
+    pub spine: Spine,
     /// The object, or the object that the name stands for; none if the transaction deleted it, or freed the name.
     pub record: Option<T>,
 }
@@ -179,14 +182,14 @@ impl<T> Version<T> {
 
     /// The first version.
     pub(super) fn first(tid: Tid, record: Option<T>) -> Version<T> {
-        Version { tid, number: 1, previous: Tid::NONE, spine: Box::new([]), record }
+        Version { tid, number: 1, previous: Tid::NONE, spine: Spine::default(), record }
     }
 
     /// The version that follows this one.
     pub(super) fn succeeded_by(&self, tid: Tid, record: Option<T>) -> Version<T> {
         let number = self.number + 1;
         let spine = if jump_number(number) == self.number {
-            [self.tid].iter().chain(self.spine.iter()).copied().collect()
+            Spine::with_first(self.tid, &self.spine)
         } else {
             self.spine.get(1..).unwrap_or_default().into()
         };
@@ -210,7 +213,7 @@ impl<T: Content> Version<T> {
         writer.uint(self.number);
         writer.uint(self.previous.0);
         writer.array(self.spine.len());
-        for tid in &self.spine {
+        for tid in self.spine.iter() {
             writer.uint(tid.0);
         }
         match &self.record {

@@ -47,6 +47,8 @@ struct Mark {
     tid: Tid,
     next_object: u64,
     census: Census,
+    /// See [`Writer::recorded_bytes`].
+    recorded_bytes: u64,
 }
 
 /// Which request ids are remembered.
@@ -65,8 +67,17 @@ pub struct CheckpointPlan {
     pub(super) census: Census,
     /// Which request ids to remember.
     pub memory: RequestMemory,
-    /// How many objects to leave in the overlay although the table has them.
-    pub keep_objects: usize,
+    /// What to leave in the overlay although the table has it.
+    pub keep: Keep,
+}
+
+/// How much stays in memory of what the object table has already.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Keep {
+    /// How many objects, and how many names.
+    pub objects: usize,
+    /// How much memory the objects may take, in bytes.
+    pub bytes: usize,
 }
 
 /// The executor's way to add transactions. There is one at a time.
@@ -80,16 +91,23 @@ pub struct Writer {
     /// Ends of the batches that are not durable yet, after the end of the last that is.
     marks: VecDeque<Mark>,
     /// While a checkpoint is under way, what it works on must not leave the overlay.
-    checkpoint: Option<Tid>,
+    checkpoint: Option<Mark>,
+    /// How many bytes of transactions were recorded since the object table was last up to date, the replayed ones included, and
+    /// how many of them it has reached since.
+    recorded_bytes: u64,
+    reached_bytes: u64,
     epoch: u64,
     versions: Versions,
+    /// The versions of objects before those. Kept for its memory, as they are.
+    before: Vec<Option<Arc<Version>>>,
 }
 
 impl Writer {
     /// A writer that goes on where the identity was when it was opened.
     pub fn new(identity: Arc<Identity>, resume: &Resume) -> Writer {
         let tid = identity.head().tid;
-        let mark = Mark { tid, next_object: resume.next_object, census: resume.census.clone() };
+        let recorded_bytes = resume.replayed_bytes;
+        let mark = Mark { tid, next_object: resume.next_object, census: resume.census.clone(), recorded_bytes };
         Writer {
             reader: Reader::new(identity),
             next_tid: tid.next(),
@@ -99,8 +117,11 @@ impl Writer {
             open: BatchBuilder::default(),
             marks: [mark].into(),
             checkpoint: None,
+            recorded_bytes,
+            reached_bytes: 0,
             epoch: 0,
             versions: Versions::default(),
+            before: Vec::new(),
         }
     }
 
@@ -148,19 +169,19 @@ impl Writer {
         let tid = self.next_tid;
         self.versions.objects.clear();
         self.versions.names.clear();
-        let mut before_all = Vec::with_capacity(draft.writes.len());
+        self.before.clear();
         for (object, record) in draft.writes {
             let before = self.reader.newest(*object)?;
             let version = Version::after(before.as_deref(), tid, record.clone());
             self.versions.objects.push((*object, Arc::new(version)));
-            before_all.push(before);
+            self.before.push(before);
         }
         for (name, object) in draft.names {
             let before = self.reader.newest_name(name)?;
             self.versions.names.push((name.clone(), Arc::new(Version::after(before.as_deref(), tid, *object))));
         }
         // Only now, because reading may have failed half-way.
-        for (before, (object, version)) in before_all.iter().zip(&self.versions.objects) {
+        for (before, (object, version)) in self.before.iter().zip(&self.versions.objects) {
             count(&mut self.census, *object, before.as_deref(), version);
         }
         self.open.push(draft, &self.versions);
@@ -171,12 +192,10 @@ impl Writer {
 
     /// Puts what a transaction made into the overlay.
     fn show(&mut self, tid: Tid, draft: &Draft<'_>) {
+        self.see_checkpoint_end();
         let identity = self.reader.identity();
-        if !identity.checkpointing.load(Ordering::Acquire) {
-            self.checkpoint = None;
-        }
         let durable = identity.head().tid;
-        let keep_from = self.checkpoint.map_or(durable, |until| until.min(durable));
+        let keep_from = self.checkpoint.as_ref().map_or(durable, |until| until.tid.min(durable));
         for (object, version) in self.versions.objects.drain(..) {
             self.next_object = self.next_object.max(object.0 + 1);
             identity.objects.put(object, tid, version, self.batch_first, keep_from);
@@ -193,6 +212,18 @@ impl Writer {
         }
     }
 
+    /// Takes note if the checkpoint that was under way has ended.
+    fn see_checkpoint_end(&mut self) {
+        let identity = self.reader.identity();
+        if self.checkpoint.is_some()
+            && !identity.checkpointing.load(Ordering::Acquire)
+            && let Some(until) = self.checkpoint.take()
+            && identity.reached() >= until.tid
+        {
+            self.reached_bytes = until.recorded_bytes;
+        }
+    }
+
     /// Ends the open batch; it may be empty. The next transaction opens another.
     pub fn close_batch(&mut self) -> ClosedBatch {
         let batch = ClosedBatch {
@@ -202,7 +233,9 @@ impl Writer {
             epoch: self.epoch,
         };
         if !batch.is_empty() {
-            let mark = Mark { tid: batch.last, next_object: self.next_object, census: self.census.clone() };
+            self.recorded_bytes += batch.transactions.bytes() as u64;
+            let (next_object, census, recorded_bytes) = (self.next_object, self.census.clone(), self.recorded_bytes);
+            let mark = Mark { tid: batch.last, next_object, census, recorded_bytes };
             self.marks.push_back(mark);
         }
         self.batch_first = self.next_tid;
@@ -219,6 +252,7 @@ impl Writer {
         self.marks.truncate(1);
         let mark = &self.marks[0];
         (self.next_object, self.census) = (mark.next_object, mark.census.clone());
+        self.recorded_bytes = mark.recorded_bytes;
         self.next_tid = durable.next();
         self.batch_first = self.next_tid;
         self.open = BatchBuilder::default();
@@ -231,18 +265,25 @@ impl Writer {
         identity.head().tid.0 - identity.reached().0
     }
 
+    /// How many bytes the transactions take in the history that the object table has not seen, but for the open batch.
+    pub fn lag_bytes(&mut self) -> u64 {
+        self.see_checkpoint_end();
+        self.recorded_bytes - self.reached_bytes
+    }
+
     /// What a checkpoint now has to do; none if one is under way or there is nothing to do.
     ///
     /// Whoever takes the plan has to carry it out with [`Identity::checkpoint`].
-    pub fn plan_checkpoint(&mut self, memory: RequestMemory, keep_objects: usize) -> Option<CheckpointPlan> {
+    pub fn plan_checkpoint(&mut self, memory: RequestMemory, keep: Keep) -> Option<CheckpointPlan> {
         let durable = self.drop_passed_marks();
         let identity = self.reader.identity();
         if durable <= identity.reached() || identity.checkpointing.swap(true, Ordering::AcqRel) {
             return None;
         }
-        self.checkpoint = Some(durable);
-        let Mark { tid: until, next_object, census } = self.marks[0].clone();
-        Some(CheckpointPlan { until, next_object, census, memory, keep_objects })
+        let mark = self.marks[0].clone();
+        self.checkpoint = Some(mark.clone());
+        let Mark { tid: until, next_object, census, .. } = mark;
+        Some(CheckpointPlan { until, next_object, census, memory, keep })
     }
 
     /// Drops the marks before the one of the last durable batch, which stays first; answers its transaction.

@@ -12,7 +12,7 @@ use theseus_value::{
 use super::{EMPTY_MAP, Turn, delegation::check_ancestors, encoding};
 use crate::{
     exec::{PluginSet, Way},
-    identity::ObjectRecord,
+    identity::{Bytes, ObjectRecord},
     plugin::Behavior,
 };
 
@@ -56,7 +56,7 @@ impl<'a> Turn<'a> {
             return Err(no_migration(object, &record, behavior));
         };
         self.entered = true;
-        let slots: Box<[u8]> = if record.parents.is_empty() {
+        let slots: Bytes = if record.parents.is_empty() {
             conversion.run(&record.slots)?.as_slice().into()
         } else {
             let fail = |error| encoding(object, &error);
@@ -67,7 +67,7 @@ impl<'a> Turn<'a> {
             // Parents of another behaviour need not have what this one could migrate; then nothing stays inherited.
             let only_inherited = conversion.run(&inherited).ok();
             let only_inherited = only_inherited.as_deref().unwrap_or(EMPTY_MAP);
-            own_slots(&record.slots, &new, only_inherited).map_err(fail)?
+            own_slots(&record.slots, &new, only_inherited).map_err(fail)?.into()
         };
         let migrated = Arc::new(ObjectRecord { schema: to, slots, ..(*record).clone() });
         self.write(object, Some(migrated.clone()))?;

@@ -40,8 +40,10 @@ impl<'a> Turn<'a> {
         let running = *self.scratch.busy.last().expect("only a running method can ask for it");
         let behavior = self.behavior_of(running.holder)?;
         let record = self.resending(&running)?;
-        let now =
-            Arc::new(ObjectRecord { slots: self.lay_over(&running, behavior, message.slots)?, ..(*record).clone() });
+        let now = Arc::new(ObjectRecord {
+            slots: self.lay_over(&running, behavior, message.slots)?.into(),
+            ..(*record).clone()
+        });
         let (holder, found, method) = self.resolve_beyond(&running, behavior, message)?;
 
         let (mark, upgrade) = (self.scratch.undo.len(), self.upgrade.clone());

@@ -80,12 +80,12 @@ fn encoded(entries: impl IntoIterator<Item = (String, Value)>) -> Box<[u8]> {
 fn object(id: u64, value: Option<&Value>) -> Arc<ObjectRecord> {
     let behavior = if id.is_multiple_of(4) { "test.Other" } else { "test.Thing" };
     let slots = encoded(value.map(|value| ("v".to_owned(), value.clone())));
-    Arc::new(ObjectRecord { behavior: behavior.into(), schema: 1, parents: [].into(), slots })
+    Arc::new(ObjectRecord { behavior: behavior.into(), schema: 1, parents: [].into(), slots: slots.into() })
 }
 
 fn host(indexes: &[IndexDefinition]) -> Arc<ObjectRecord> {
     let slots = encoded([(INDEXES_SLOT.to_owned(), IndexDefinition::write_all(indexes))]);
-    Arc::new(ObjectRecord { behavior: HOST_BEHAVIOR.into(), schema: 1, parents: [].into(), slots })
+    Arc::new(ObjectRecord { behavior: HOST_BEHAVIOR.into(), schema: 1, parents: [].into(), slots: slots.into() })
 }
 
 impl Subject {
@@ -182,7 +182,7 @@ impl Subject {
                 self.states.truncate(self.durable + 1);
             }
             Step::Checkpoint => {
-                if let Some(plan) = writer.plan_checkpoint(memory(1_000), 0) {
+                if let Some(plan) = writer.plan_checkpoint(memory(1_000), Keep::default()) {
                     identity.checkpoint(plan).unwrap();
                 }
             }

@@ -385,7 +385,7 @@ fn write_outcome(writer: &mut Writer<'_>, outcome: &Outcome) {
 
 fn read_outcome(reader: &mut Reader<'_>) -> Result<Outcome, DecodeError> {
     match reader.array()? {
-        1 => Ok(Outcome::Done(value(reader)?)),
+        1 => Ok(Outcome::Done(value(reader)?.into())),
         3 => {
             let (code, kind) = (reader.text()?.to_owned(), reader.text()?.to_owned());
             Ok(Outcome::Failed(RecordedFailure { code, kind, message: reader.text()?.to_owned() }))
