@@ -64,6 +64,11 @@ impl Home {
         home
     }
 
+    /// A home that is there already, such as a copy of another; logs are kept elsewhere.
+    pub fn existing(home: &Path) -> Home {
+        Home { folder: TempDir::new().unwrap(), home: home.to_owned() }
+    }
+
     fn prepare(folder: TempDir, home: PathBuf, settings: &str) -> Home {
         fs::create_dir(&home).unwrap();
         fs::write(home.join("theseus.toml"), format!("{SETTINGS}{settings}")).unwrap();

@@ -10,6 +10,7 @@
 
 pub mod artifacts;
 pub mod dice;
+pub mod disk;
 #[path = "../plugins/fixtures.rs"]
 pub mod fixtures;
 pub mod home;
@@ -17,6 +18,7 @@ pub mod host;
 pub mod http;
 pub mod load;
 pub mod process;
+pub mod shim;
 pub mod sources;
 pub mod watched;
 

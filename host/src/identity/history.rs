@@ -4,7 +4,7 @@
 //! blake3 of the record (32 bytes) followed by the record and its index. Database `meta`: key `identity` -> the identity's id (16 bytes)
 //! followed by the first 8 bytes of its blake3.
 
-use std::path::Path;
+use std::{fs, io, path::Path};
 
 use super::{
     BatchHeader, IdentityId, RecordHash, StorageError, Tid,
@@ -42,16 +42,29 @@ impl History {
         Ok(History { env: Env::open(&options)? })
     }
 
-    /// Makes an empty history.
+    /// Makes an empty history: beside its place first, because one that was half made when the power failed looks like a damaged one.
     pub(super) fn create(path: &Path, map_bytes: usize, id: IdentityId) -> Result<History, StorageError> {
         let databases = &["batches", "meta"];
-        let options = EnvOptions { path, map_bytes, databases, create: true, read_only: false, random_reads: false };
+        let partial = path.with_extension("partial");
+        let io_error = |source| StorageError::Io { path: partial.clone(), source };
+        match fs::remove_dir_all(&partial) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io_error(error)),
+            _ => {}
+        }
+        let options =
+            EnvOptions { path: &partial, map_bytes, databases, create: true, read_only: false, random_reads: false };
         let history = History { env: Env::open(&options)? };
         let mut txn = history.env.write()?;
         let seal = blake3::hash(&id.0);
         txn.put(META, IDENTITY, &[&id.0[..], &seal.as_bytes()[..ID_SEAL_BYTES]].concat())?;
         txn.commit()?;
-        Ok(history)
+        drop(history);
+        fs::rename(&partial, path).map_err(io_error)?;
+        // The folder that it is in may be new, too.
+        for folder in path.ancestors().skip(1).take(2) {
+            fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(io_error)?;
+        }
+        History::open(path, map_bytes, false)
     }
 
     /// Appends a record and makes it durable. Only the committer may call it.

@@ -509,7 +509,8 @@ fn start_operator(operator: Arc<Operator>, orders: Receiver<Order>) -> JoinHandl
     exec::spawn("operator", run)
 }
 
-pub(super) fn place(home: &Home, config: &Config) -> Place {
+/// Where the identity of a home lies, and how large it may become.
+pub fn place(home: &Home, config: &Config) -> Place {
     Place {
         history: home.history(),
         objects: home.objects(),

@@ -13,4 +13,4 @@ mod trials;
 mod views;
 
 pub use crate::swap::{CONFINED_COMMAND, work_confined};
-pub use host::{OpenError, Reply, Runtime, StopError};
+pub use host::{OpenError, Reply, Runtime, StopError, place};
