@@ -39,6 +39,11 @@ impl Home {
         self.identity().join("objects")
     }
 
+    /// The folder of the history's bases, each an LMDB environment in a folder of its own.
+    pub fn bases(&self) -> PathBuf {
+        self.identity().join("base")
+    }
+
     /// The file whose lock says which process owns the identity.
     pub fn owner_lock(&self) -> PathBuf {
         self.identity().join("owner.lock")

@@ -2,21 +2,33 @@
 //!
 //! LMDB environment `identity/history/`. Database `batches`: key = last tid of the batch (64 bits, big-endian), value =
 //! blake3 of the record (32 bytes) followed by the record and its index. Database `meta`: key `identity` -> the identity's id (16 bytes)
-//! followed by the first 8 bytes of its blake3.
+//! followed by the first 8 bytes of its blake3; key `base` -> which [`Base`] is in force, sealed as the rows of the object table are.
+//!
+//! What was packed away is not there any more, or is about to be removed: for every reader the history begins behind the base.
 
-use std::{fs, io, path::Path};
+use std::{
+    cell::OnceCell,
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use arc_swap::ArcSwapOption;
 
 use super::{
-    BatchHeader, IdentityId, RecordHash, StorageError, Tid,
+    Base, BaseMark, BatchHeader, IdentityId, Place, RecordHash, StorageError, Tid,
     batch::{BatchBuilder, BatchView, RawTransaction, Transaction},
     index::Index,
     lmdb::{Db, Env, EnvOptions, ReadTxn, Usage},
-    version::{RawVersion, Versioned},
+    table::{TableView, seal, unseal},
+    version::{Pointers, RawVersion, Row, Versioned},
 };
 
 const BATCHES: Db = Db(0);
 const META: Db = Db(1);
 const IDENTITY: &[u8] = b"identity";
+const BASE: &[u8] = b"base";
+const DATABASES: &[&str] = &["batches", "meta"];
 const HASH_BYTES: usize = 32;
 const ID_SEAL_BYTES: usize = 8;
 
@@ -29,31 +41,48 @@ pub struct Head {
     pub hash: RecordHash,
 }
 
-/// The history's environment.
+/// The history's environment, with its base.
 #[derive(Clone)]
 pub(super) struct History {
     env: Env,
+    /// The base in force. Written by the committer alone, after the commit that puts it in force and before it removes anything.
+    base: Arc<ArcSwapOption<Base>>,
+    bases: PathBuf,
+    base_map_bytes: usize,
 }
 
 impl History {
-    pub(super) fn open(path: &Path, map_bytes: usize, read_only: bool) -> Result<History, StorageError> {
-        let databases = &["batches", "meta"];
-        let options = EnvOptions { path, map_bytes, databases, create: false, read_only, random_reads: false };
-        Ok(History { env: Env::open(&options)? })
+    pub(super) fn open(place: &Place, read_only: bool) -> Result<History, StorageError> {
+        let options = History::options(place, false, read_only);
+        let history = History::with_env(place, Env::open(&options)?);
+        // A pack in another process removes a base when the next is in force.
+        let mut tries = 0..5;
+        let base = loop {
+            let Some(mark) = history.mark()? else { break None };
+            match Base::open(&place.bases, mark, place.objects_bytes_max) {
+                Err(StorageError::Missing { .. }) if tries.next().is_some() => {}
+                Err(StorageError::Missing { path }) => {
+                    let problem = "the base of the history is missing: restore it from a backup".to_owned();
+                    return Err(StorageError::Damaged { path, place: "the base".to_owned(), problem });
+                }
+                base => break Some(Arc::new(base?)),
+            }
+        };
+        history.base.store(base);
+        Ok(history)
     }
 
     /// Makes an empty history: beside its place first, because one that was half made when the power failed looks like a damaged one.
-    pub(super) fn create(path: &Path, map_bytes: usize, id: IdentityId) -> Result<History, StorageError> {
-        let databases = &["batches", "meta"];
+    pub(super) fn create(place: &Place, id: IdentityId) -> Result<(), StorageError> {
+        let path = &place.history;
         let partial = path.with_extension("partial");
         let io_error = |source| StorageError::Io { path: partial.clone(), source };
         match fs::remove_dir_all(&partial) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io_error(error)),
             _ => {}
         }
-        let options =
-            EnvOptions { path: &partial, map_bytes, databases, create: true, read_only: false, random_reads: false };
-        let history = History { env: Env::open(&options)? };
+        let options = EnvOptions { path: &partial, ..History::options(place, true, false) };
+        let history = History::with_env(place, Env::open(&options)?);
         let mut txn = history.env.write()?;
         let seal = blake3::hash(&id.0);
         txn.put(META, IDENTITY, &[&id.0[..], &seal.as_bytes()[..ID_SEAL_BYTES]].concat())?;
@@ -64,18 +93,62 @@ impl History {
         for folder in path.ancestors().skip(1).take(2) {
             fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(io_error)?;
         }
-        History::open(path, map_bytes, false)
+        Ok(())
     }
 
-    /// Appends a record and makes it durable. Only the committer may call it.
-    pub(super) fn append(&self, header: &BatchHeader, batch: &BatchBuilder) -> Result<Head, StorageError> {
+    fn options(place: &Place, create: bool, read_only: bool) -> EnvOptions<'_> {
+        let (path, map_bytes) = (&place.history, place.history_bytes_max);
+        EnvOptions { path, map_bytes, databases: DATABASES, create, read_only, random_reads: false }
+    }
+
+    fn with_env(place: &Place, env: Env) -> History {
+        let (bases, base_map_bytes) = (place.bases.clone(), place.objects_bytes_max);
+        History { env, base: Arc::default(), bases, base_map_bytes }
+    }
+
+    /// Which base is in force, as it is stored.
+    fn mark(&self) -> Result<Option<BaseMark>, StorageError> {
+        let txn = self.env.read()?;
+        let Some(value) = txn.get(META, BASE)? else { return Ok(None) };
+        let mark = unseal(META, BASE, value)
+            .and_then(|body| BaseMark::decode(body).map_err(|error| error.to_string()))
+            .map_err(|problem| self.env.damaged("the note of its base", problem))?;
+        Ok(Some(mark))
+    }
+
+    /// The base in force.
+    pub(super) fn base(&self) -> Option<Arc<Base>> {
+        self.base.load_full()
+    }
+
+    /// The folder of all bases, and how large one may become.
+    pub(super) fn bases(&self) -> (&Path, usize) {
+        (&self.bases, self.base_map_bytes)
+    }
+
+    /// Appends a record and makes it durable, and with it, if there is one, puts another base in force. Only the committer may call
+    /// it.
+    pub(super) fn append(
+        &self,
+        header: &BatchHeader,
+        batch: &BatchBuilder,
+        base: Option<&Arc<Base>>,
+    ) -> Result<Head, StorageError> {
         let mut start = Vec::with_capacity(256);
         header.encode(&mut start);
         let (transactions, index) = (batch.transactions(), batch.index(header, start.len()));
         let hash = blake3::Hasher::new().update(&start).update(transactions).finalize();
         let mut txn = self.env.write()?;
         txn.append(BATCHES, &header.last.0.to_be_bytes(), &[hash.as_bytes(), &start, transactions, &index])?;
+        if let Some(base) = base {
+            let mut value = Vec::new();
+            seal(&mut value, META, BASE, |out| base.mark().encode(out));
+            txn.put(META, BASE, &value)?;
+        }
         txn.commit()?;
+        if let Some(base) = base {
+            self.base.store(Some(base.clone()));
+        }
         Ok(Head { tid: header.last, hash: RecordHash(*hash.as_bytes()) })
     }
 
@@ -89,13 +162,37 @@ impl History {
         self.env.disk()
     }
 
+    /// Removes records that were packed away, at most `batches_max` of them or as many as have `bytes_max`. Answers whether there are
+    /// more. Only the committer may call it.
+    pub(super) fn trim(&self, batches_max: usize, bytes_max: usize) -> Result<bool, StorageError> {
+        let Some(base) = self.base() else { return Ok(false) };
+        let until = base.mark().head.tid;
+        let (mut batches, mut bytes, mut more) = (0, 0, false);
+        let mut txn = self.env.write()?;
+        txn.remove_first(BATCHES, |key, length| {
+            // A key that is none stops it: what is damaged stays for `verify` to find.
+            let packed = <[u8; 8]>::try_from(key).is_ok_and(|last| u64::from_be_bytes(last) <= until.0);
+            more = packed && (batches == batches_max || bytes >= bytes_max);
+            let remove = packed && !more;
+            batches += usize::from(remove);
+            bytes += length;
+            remove
+        })?;
+        if batches > 0 {
+            txn.commit()?;
+        }
+        Ok(more)
+    }
+
     /// Forgets what was mapped to read it.
     pub(super) fn let_go_of_pages(&self) {
         self.env.let_go_of_pages();
     }
 
     pub(super) fn read(&self) -> Result<HistoryView, StorageError> {
-        Ok(HistoryView { txn: self.env.read()?, env: self.env.clone() })
+        // In this order: what the base does not have yet is still there in a view that was opened before.
+        let txn = self.env.read()?;
+        Ok(HistoryView { txn, env: self.env.clone(), base: self.base(), rows: OnceCell::new() })
     }
 }
 
@@ -103,6 +200,9 @@ impl History {
 pub(super) struct HistoryView {
     txn: ReadTxn,
     env: Env,
+    base: Option<Arc<Base>>,
+    /// The rows of the base, once they were asked for.
+    rows: OnceCell<TableView>,
 }
 
 impl HistoryView {
@@ -116,10 +216,38 @@ impl HistoryView {
         Ok(IdentityId(*id))
     }
 
+    /// The last record that was packed away; the start of all if none was.
+    pub(super) fn packed(&self) -> Head {
+        self.base.as_ref().map_or_else(Head::default, |base| base.mark().head)
+    }
+
+    /// What names the base, and its rows; none if there is none.
+    pub(super) fn base_rows(&self) -> Result<Option<(BaseMark, &TableView)>, StorageError> {
+        let Some(base) = &self.base else { return Ok(None) };
+        if self.rows.get().is_none() {
+            // Nobody else sets it meanwhile, because a view is used by one thread.
+            _ = self.rows.set(base.read()?);
+        }
+        Ok(self.rows.get().map(|rows| (base.mark(), rows)))
+    }
+
+    /// The version of an object or a name that is the last of those that were packed away; none if there was none.
+    pub(super) fn base_row<K: Versioned + ?Sized>(&self, key: &K) -> Result<Option<Row<'_>>, StorageError> {
+        match self.base_rows()? {
+            Some((_, rows)) => rows.row(key),
+            None => Ok(None),
+        }
+    }
+
+    fn is_there(&self, tid: Tid) -> Result<(), StorageError> {
+        let before = self.packed().tid;
+        if tid > before { Ok(()) } else { Err(StorageError::Packed { before }) }
+    }
+
     /// The last transaction and its record's hash as stored; the start of all if there is none.
     pub(super) fn head(&self) -> Result<Head, StorageError> {
         match self.txn.last(BATCHES)? {
-            None => Ok(Head::default()),
+            None => Ok(self.packed()),
             Some((key, value)) => {
                 let stored = StoredBatch::split(key, value).map_err(|problem| self.env.damaged("the head", problem))?;
                 Ok(Head { tid: stored.last, hash: stored.hash })
@@ -129,6 +257,10 @@ impl HistoryView {
 
     /// The hash stored with the record that ends with transaction `tid`; none if no record ends there.
     pub(super) fn hash_at(&self, tid: Tid) -> Result<Option<RecordHash>, StorageError> {
+        if tid == self.packed().tid {
+            return Ok(Some(self.packed().hash));
+        }
+        self.is_there(tid)?;
         let Some(value) = self.txn.get(BATCHES, &tid.0.to_be_bytes())? else { return Ok(None) };
         let stored = StoredBatch::split(&tid.0.to_be_bytes(), value);
         Ok(Some(stored.map_err(|problem| self.env.damaged(format!("transaction {tid}"), problem))?.hash))
@@ -140,6 +272,9 @@ impl HistoryView {
         tid: Tid,
         look: impl FnOnce(&BatchView<'_>) -> Result<R, StorageError>,
     ) -> Result<Option<R>, StorageError> {
+        if tid <= self.packed().tid {
+            return Ok(None);
+        }
         let Some((key, value)) = self.txn.seek(BATCHES, &tid.0.to_be_bytes())? else { return Ok(None) };
         let view = self.open(key, value)?;
         if tid < view.header.first {
@@ -160,6 +295,12 @@ impl HistoryView {
         key: &K,
         tid: Tid,
     ) -> Result<Option<RawVersion<'_>>, StorageError> {
+        if self.is_there(tid).is_err()
+            && let Some(Row { number, previous, spine, content, .. }) = self.base_row(key)?.filter(|row| row.tid == tid)
+        {
+            let jump = spine.first().copied().unwrap_or_default();
+            return Ok(Some(RawVersion { pointers: Pointers { number, previous, jump }, content }));
+        }
         let Some(item) = self.item(tid)? else { return Ok(None) };
         let mut found = None;
         let read = RawTransaction::read_item(item, |change| {
@@ -171,6 +312,7 @@ impl HistoryView {
 
     /// One transaction as it is encoded in its record, checked by its own checksum.
     fn item(&self, tid: Tid) -> Result<Option<&[u8]>, StorageError> {
+        self.is_there(tid)?;
         let Some((key, value)) = self.txn.seek(BATCHES, &tid.0.to_be_bytes())? else { return Ok(None) };
         let stored = StoredBatch::split(key, value).map_err(|problem| self.damaged(tid, problem))?;
         // Where it stands follows from the record's last transaction and from how many it has.
@@ -186,6 +328,7 @@ impl HistoryView {
         from: Tid,
         mut visit: impl FnMut(&BatchView<'_>) -> Result<bool, StorageError>,
     ) -> Result<(), StorageError> {
+        let from = from.max(self.packed().tid.next());
         self.txn.walk(BATCHES, &from.0.to_be_bytes(), |key, value| visit(&self.open(key, value)?))
     }
 
@@ -194,7 +337,7 @@ impl HistoryView {
         &self,
         mut visit: impl FnMut(&[u8], &[u8]) -> Result<bool, E>,
     ) -> Result<(), E> {
-        self.txn.walk(BATCHES, &[], &mut visit)
+        self.txn.walk(BATCHES, &self.packed().tid.next().0.to_be_bytes(), &mut visit)
     }
 
     /// An error about the record that holds a transaction.

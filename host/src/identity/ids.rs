@@ -51,6 +51,22 @@ impl fmt::Debug for RecordHash {
     }
 }
 
+/// blake3 of the rows of a base.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct BaseDigest(pub [u8; 32]);
+
+impl fmt::Display for BaseDigest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write_hex(&self.0, f)
+    }
+}
+
+impl fmt::Debug for BaseDigest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write_hex(&self.0, f)
+    }
+}
+
 /// The identity's own id: 16 random bytes, given once when it was created.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct IdentityId(pub [u8; 16]);

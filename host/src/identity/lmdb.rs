@@ -29,6 +29,8 @@ use lmdb_sys::{MDB_FIRST, MDB_LAST, MDB_NEXT, MDB_PREV, MDB_SET_RANGE};
 
 use super::fault::{Inside, Watch};
 
+use super::Tid;
+
 /// Why the storage did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum StorageError {
@@ -65,6 +67,14 @@ pub enum StorageError {
         place: String,
         /// What is wrong with it.
         problem: String,
+    },
+    /// It was there, and has been packed away.
+    #[error(
+        "what was before transaction {before} has been packed away: the state as of it, and what came after it, is there"
+    )]
+    Packed {
+        /// The transaction as of which everything was kept.
+        before: Tid,
     },
     /// LMDB or the system failed.
     #[error("{} failed: {source}", path.display())]
@@ -247,7 +257,7 @@ impl Env {
         }
         if options.create {
             for folder in [Some(inner.path.as_path()), inner.path.parent()].into_iter().flatten() {
-                fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(io_error)?;
+                sync_folder(folder)?;
             }
         }
         Ok(Env(Arc::new(inner)))
@@ -362,6 +372,12 @@ fn failed(path: &Path, error: lmdb::Error) -> StorageError {
         }
         source => StorageError::Failed { path, source },
     }
+}
+
+/// Makes the entries of a folder durable.
+pub(super) fn sync_folder(path: &Path) -> Result<(), StorageError> {
+    let synced = fs::File::open(path).and_then(|folder| folder.sync_all());
+    synced.map_err(|source| StorageError::Io { path: path.to_owned(), source })
 }
 
 /// Whether the file system has less room than a large commit needs.
@@ -568,6 +584,26 @@ impl WriteTxn<'_> {
             found = cursor.get(None, None, MDB_NEXT);
         }
         Ok(entries)
+    }
+
+    /// Removes entries from the start of a database for as long as `remove` says so of a key and the length of its value.
+    /// Answers whether it ended at an entry that stays for now.
+    pub(super) fn remove_first(
+        &mut self,
+        db: Db,
+        mut remove: impl FnMut(&[u8], usize) -> bool,
+    ) -> Result<bool, StorageError> {
+        let fail = |error| failed(self.env.path(), error);
+        let mut cursor = self.txn.open_rw_cursor(self.env.0.databases[db.0]).map_err(fail)?;
+        loop {
+            match cursor.get(None, None, MDB_FIRST) {
+                Ok((key, value)) if !remove(key.unwrap_or_default(), value.len()) => return Ok(true),
+                Ok(_) => {}
+                Err(lmdb::Error::NotFound) => return Ok(false),
+                Err(error) => return Err(fail(error)),
+            }
+            cursor.del(WriteFlags::empty()).map_err(fail)?;
+        }
     }
 
     /// How many entries a database has.

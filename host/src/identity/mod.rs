@@ -9,6 +9,7 @@
 //!
 //! It knows nothing of plugins: behaviours are names here, slots and arguments are encoded values.
 
+mod base;
 mod batch;
 mod fault;
 mod history;
@@ -18,6 +19,7 @@ mod lmdb;
 mod matching;
 mod order;
 mod overlay;
+mod pack;
 mod read;
 mod rebuild;
 mod record;
@@ -45,12 +47,14 @@ use theseus_value::ObjectId;
 use twox_hash::XxHash3_64;
 
 pub use self::{
+    base::{Base, BaseMark, PACK},
     batch::{BatchHeader, BatchView, Draft, Naming, Outcome, RecordedFailure, Transaction, Write, sort_generations},
     history::Head,
-    ids::{HexError, IdentityId, Incarnation, RecordHash, Tid},
+    ids::{BaseDigest, HexError, IdentityId, Incarnation, RecordHash, Tid},
     lmdb::StorageError,
     matching::{Condition, Matching, Relation, Wanted},
     order::has_order,
+    pack::{PackError, PackPlan, PackUntil},
     read::Reader,
     rebuild::{RebuildError, Rebuilt, rebuild},
     record::ObjectRecord,
@@ -76,9 +80,11 @@ pub struct Place {
     pub history: PathBuf,
     /// The object table's folder.
     pub objects: PathBuf,
+    /// The folder of the history's bases.
+    pub bases: PathBuf,
     /// Address space for the history, in bytes: the most it can ever hold.
     pub history_bytes_max: usize,
-    /// Address space for the object table, in bytes.
+    /// Address space for the object table, in bytes; for a base as well.
     pub objects_bytes_max: usize,
     /// Which request ids an object table remembers that is made anew from the history.
     pub requests: RequestMemory,
@@ -207,7 +213,7 @@ impl Identity {
         getrandom(&mut id);
         let id = IdentityId(id);
         Table::open(&place.objects, place.objects_bytes_max, true, false)?;
-        History::create(&place.history, place.history_bytes_max, id)?;
+        History::create(place, id)?;
         Ok(id)
     }
 
@@ -217,7 +223,11 @@ impl Identity {
     ///
     /// If there is none, if what is read is damaged, or if the storage fails.
     pub fn open(place: &Place, read_only: bool) -> Result<Opened, StorageError> {
-        let history = History::open(&place.history, place.history_bytes_max, read_only)?;
+        let history = History::open(place, read_only)?;
+        if !read_only {
+            // What a pack left that was not finished, or the base before the one in force.
+            base::remove_others(&place.bases, history.base().map(|base| base.mark().head.tid))?;
+        }
         let table = Identity::open_table(place, &history, read_only)?;
         let (view, reached) = (history.read()?, table.read()?.reached()?);
         let head = view.head()?;
@@ -309,6 +319,12 @@ impl Identity {
     /// If the storage fails.
     pub fn continues(&self, head: Head) -> Result<bool, StorageError> {
         Ok(head == Head::default() || self.history.read()?.hash_at(head.tid)? == Some(head.hash))
+    }
+
+    /// The last record that was packed away: the state as of it, and every transaction after it, is there. The start of all if
+    /// nothing was packed.
+    pub fn packed(&self) -> Head {
+        self.history.base().map_or_else(Head::default, |base| base.mark().head)
     }
 
     /// An error about the record that holds a transaction.

@@ -142,7 +142,14 @@ impl Reader {
                 record = found;
                 break;
             }
-            let write = written(&view, &object, tid)?;
+            let write = match written(&view, &object, tid) {
+                // What it was before then is not known any more.
+                Err(StorageError::Packed { .. }) => {
+                    record = None;
+                    break;
+                }
+                write => write?,
+            };
             (record, previous) = (write.record, write.pointers.previous);
         }
         if self.former.len() >= FORMER_MAX {
@@ -369,6 +376,31 @@ fn back<K: Versioned + ?Sized>(
         }
         pointers = write.pointers;
     }
+}
+
+/// The version of an object or a name as of a transaction, with its spine; `newer` is one after it.
+pub(super) fn version_at<K: Versioned + ?Sized>(
+    view: &HistoryView,
+    key: &K,
+    newer: &Version<K::Content>,
+    at: Tid,
+) -> Result<Option<Version<K::Content>>, StorageError> {
+    let found = back(view, key, newer.pointers(), |tid, _| tid > at)?;
+    let Some(Written { tid, pointers, record }) = found else { return Ok(None) };
+    let (mut spine, mut jump) = (Vec::new(), pointers.jump);
+    while let Some(tid) = jump.exists() {
+        spine.push(tid);
+        if tid <= view.packed().tid {
+            // All further jumps are those of the base's version, or of one that it jumps over.
+            let row = view.base_row(key)?.ok_or_else(|| view.damaged(tid, "the base does not have its version"))?;
+            let chain = [row.tid].into_iter().chain(row.spine);
+            spine.extend(chain.skip_while(|it| *it > tid).skip(1));
+            break;
+        }
+        jump = written(view, key, tid)?.pointers.jump;
+    }
+    let Pointers { number, previous, .. } = pointers;
+    Ok(Some(Version { tid, number, previous, spine: spine.into(), record }))
 }
 
 /// The version of an object or a name that transaction `tid` made.

@@ -13,9 +13,11 @@ use rustc_hash::FxHashMap;
 use theseus_value::ObjectId;
 
 use super::{
-    Head, NameVersion, Place, RequestMemory, StorageError, Tid, Transaction, Version, fingerprint, follows,
+    BaseDigest, Head, NameVersion, Place, RequestMemory, StorageError, Tid, Transaction, Version,
+    base::hash_row,
+    fingerprint, follows,
     history::{History, HistoryView, StoredBatch},
-    table::{Checkpoint, Reached, RequestRow, Table, TableView},
+    table::{Checkpoint, NAMES, OBJECTS, REQUESTS, Reached, RequestRow, Table, TableView},
     write::count,
 };
 
@@ -62,7 +64,7 @@ pub enum RebuildError {
 ///
 /// If there is no history, if it is damaged, or if the storage fails.
 pub fn rebuild(place: &Place, progress: &mut dyn FnMut(u64, u64)) -> Result<Rebuilt, RebuildError> {
-    let history = History::open(&place.history, place.history_bytes_max, true)?;
+    let history = History::open(place, true)?;
     rebuild_from(&history, place, progress)
 }
 
@@ -89,10 +91,13 @@ pub(super) fn rebuild_from(
         names: FxHashMap::default(),
         requests: FxHashMap::default(),
     };
-    let walked = view.walk_stored(|key, value| {
-        building.batch(key, value)?;
-        progress(building.head.tid.0, head.tid.0);
-        Ok(true)
+    let based = building.take_base();
+    let walked = based.and_then(|()| {
+        view.walk_stored(|key, value| {
+            building.batch(key, value)?;
+            progress(building.head.tid.0, head.tid.0);
+            Ok(true)
+        })
     });
     let last_good = building.head.tid;
     walked.map_err(|source| match source {
@@ -139,6 +144,42 @@ struct Building<'a> {
 }
 
 impl Building<'_> {
+    /// Takes what the base has, if there is one.
+    fn take_base(&mut self) -> Result<(), StorageError> {
+        let view = self.view;
+        let Some((mark, base)) = view.base_rows()? else { return Ok(()) };
+        let mut hasher = blake3::Hasher::new();
+        let (mut rows, mut bytes, mut of) = (Vec::new(), 0, OBJECTS);
+        self.reached = base.reached()?;
+        base.every_entry(|db, key, value| {
+            hash_row(&mut hasher, key, value);
+            if db != of || rows.len() >= STEP_ROWS || bytes >= STEP_BYTES {
+                self.table.append_rows(of, &rows)?;
+                (bytes, of) = (0, db);
+                rows.clear();
+            }
+            if db == OBJECTS || db == NAMES {
+                rows.push((key.to_vec(), value.to_vec()));
+                bytes += value.len();
+            } else if db == REQUESTS {
+                let (id, row) = base.request_row(key, value)?;
+                self.requests.insert(id.into(), row);
+                if self.rows() >= STEP_ROWS {
+                    self.step()?;
+                }
+            }
+            Ok(true)
+        })?;
+        self.table.append_rows(of, &rows)?;
+        let digest = BaseDigest(*hasher.finalize().as_bytes());
+        if digest != mark.digest {
+            let problem = format!("its rows have the digest {digest}, but it was put in force as {}", mark.digest);
+            return Err(base.damaged("the base", problem));
+        }
+        self.head = mark.head;
+        Ok(())
+    }
+
     fn batch(&mut self, key: &[u8], value: &[u8]) -> Result<(), StorageError> {
         let next = self.head.tid.next();
         let stored = StoredBatch::split(key, value).map_err(|problem| self.view.damaged(next, problem))?;

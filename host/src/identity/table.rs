@@ -26,16 +26,16 @@ use twox_hash::XxHash3_64;
 
 use super::{
     NameVersion, ObjectRecord, RequestMemory, StorageError, Tid, Version,
-    lmdb::{Db, Env, EnvOptions, ReadTxn, Usage, WriteTxn},
+    lmdb::{Db, Env, EnvOptions, OwnedEntry, ReadTxn, Usage, WriteTxn},
     record::{expect_array, small},
     secondary,
-    version::{Content, Row},
+    version::{Content, Row, Versioned},
 };
 
 const DATABASES: &[&str] = &["objects", "names", "requests", "recent", "meta", "secondary"];
 pub(super) const OBJECTS: Db = Db(0);
-const NAMES: Db = Db(1);
-const REQUESTS: Db = Db(2);
+pub(super) const NAMES: Db = Db(1);
+pub(super) const REQUESTS: Db = Db(2);
 const RECENT: Db = Db(3);
 pub(super) const META: Db = Db(4);
 pub(super) const SECONDARY: Db = Db(5);
@@ -89,7 +89,7 @@ impl RequestRow {
         writer.uint(self.time_us);
     }
 
-    fn decode(body: &[u8]) -> Result<RequestRow, DecodeError> {
+    pub(super) fn decode(body: &[u8]) -> Result<RequestRow, DecodeError> {
         let mut reader = Reader::new(body);
         expect_array(&mut reader, 4)?;
         let tid = Tid(reader.uint()?);
@@ -193,6 +193,22 @@ impl Table {
         txn.commit()
     }
 
+    /// Adds rows whose keys are greater than all that are there. For tables that nobody else knows yet.
+    pub(super) fn append_rows(&self, db: Db, rows: &[OwnedEntry]) -> Result<(), StorageError> {
+        let mut txn = self.env.write()?;
+        for (key, value) in rows {
+            txn.append(db, key, &[value])?;
+        }
+        txn.commit()
+    }
+
+    /// The row that says how far a table has come, and its database.
+    pub(super) fn reached_row(reached: &Reached) -> (Db, OwnedEntry) {
+        let mut value = Vec::new();
+        seal(&mut value, META, REACHED, |out| encode_reached(reached, out));
+        (META, (REACHED.to_vec(), value))
+    }
+
     /// Forgets the oldest requests: more than are to be remembered, and those whose time has passed. Of the latter only so many at
     /// once that the transaction stays small, but more than have come.
     fn forget_requests(&self, txn: &mut WriteTxn<'_>, checkpoint: &Checkpoint) -> Result<(), StorageError> {
@@ -278,6 +294,81 @@ impl TableView {
             let version = self.open(NAMES, key, value, &format!("the name `{name}`"), Version::decode_row)?;
             Ok(visit(name, version))
         })
+    }
+
+    /// The newest version of an object or a name, still encoded.
+    pub(super) fn row<K: Versioned + ?Sized>(&self, key: &K) -> Result<Option<Row<'_>>, StorageError> {
+        let row_key = key.row_key();
+        if row_key.is_empty() {
+            return Ok(None);
+        }
+        let Some(value) = self.txn.get(K::ROWS, &row_key)? else { return Ok(None) };
+        let row = read_row::<K::Content>(K::ROWS, &row_key, value);
+        row.map(Some).map_err(|problem| self.env.damaged(key.describe(), problem))
+    }
+
+    /// The rows of objects or names whose keys are greater than `after`, as they are stored and read, until `visit` answers false.
+    pub(super) fn rows_after<K: Versioned + ?Sized>(
+        &self,
+        after: &[u8],
+        mut visit: impl FnMut(&K, Version<K::Content>, (&[u8], &[u8])) -> Result<bool, StorageError>,
+    ) -> Result<(), StorageError> {
+        self.txn.walk(K::ROWS, after, |stored, value| {
+            if stored == after {
+                return Ok(true);
+            }
+            let key = K::of_row_key(stored).ok_or_else(|| self.env.damaged("a row", "its key is malformed"))?;
+            let version = self.open(K::ROWS, stored, value, &key.describe(), Version::decode_row)?;
+            visit(&key, version, (stored, value))
+        })
+    }
+
+    /// Hands every entry of every database to `visit`, in the order of databases and keys, until it answers false.
+    pub(super) fn every_entry(
+        &self,
+        mut visit: impl FnMut(Db, &[u8], &[u8]) -> Result<bool, StorageError>,
+    ) -> Result<(), StorageError> {
+        let mut go_on = true;
+        for db in (0..DATABASES.len()).map(Db) {
+            self.txn.walk::<StorageError>(db, &[], |key, value| {
+                go_on = visit(db, key, value)?;
+                Ok(go_on)
+            })?;
+            if !go_on {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes a row of the remembered requests apart.
+    pub(super) fn request_row<'a>(&self, key: &'a [u8], value: &[u8]) -> Result<(&'a str, RequestRow), StorageError> {
+        let damaged = |problem| self.env.damaged("a request id", problem);
+        let id = std::str::from_utf8(key).map_err(|error| damaged(error.to_string()))?;
+        let row = unseal(REQUESTS, key, value)
+            .and_then(|body| RequestRow::decode(body).map_err(|error| error.to_string()))
+            .map_err(damaged)?;
+        Ok((id, row))
+    }
+
+    /// The rows of the remembered requests whose keys are greater than `after`, until `visit` answers false.
+    pub(super) fn requests_after(
+        &self,
+        after: &[u8],
+        mut visit: impl FnMut(RequestRow, (&[u8], &[u8])) -> Result<bool, StorageError>,
+    ) -> Result<(), StorageError> {
+        self.txn.walk(REQUESTS, after, |stored, value| {
+            if stored == after {
+                return Ok(true);
+            }
+            let (_, row) = self.request_row(stored, value)?;
+            visit(row, (stored, value))
+        })
+    }
+
+    /// An error about something in the table.
+    pub(super) fn damaged(&self, place: &str, problem: String) -> StorageError {
+        self.env.damaged(place, problem)
     }
 
     pub(super) fn request(&self, id: &str) -> Result<Option<RequestRow>, StorageError> {
@@ -395,7 +486,7 @@ impl TableView {
 }
 
 /// Takes a row apart, or says what is wrong with it.
-fn read_row<'a, T: Content>(db: Db, key: &[u8], value: &'a [u8]) -> Result<Row<'a>, String> {
+pub(super) fn read_row<'a, T: Content>(db: Db, key: &[u8], value: &'a [u8]) -> Result<Row<'a>, String> {
     unseal(db, key, value).and_then(|body| Row::read::<T>(body).map_err(|error| error.to_string()))
 }
 

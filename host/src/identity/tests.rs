@@ -24,6 +24,13 @@ enum Step {
     RollBack,
     Checkpoint,
     Reopen,
+    /// Packs the history up to this transaction of those there are, and removes what was packed away or some of it.
+    Pack {
+        until: usize,
+        trims: bool,
+    },
+    /// Nothing is left of the object table.
+    LoseTable,
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -39,6 +46,8 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::RollBack),
         2 => Just(Step::Checkpoint),
         1 => Just(Step::Reopen),
+        2 => (any::<usize>(), any::<bool>()).prop_map(|(until, trims)| Step::Pack { until, trims }),
+        1 => Just(Step::LoseTable),
     ]
 }
 
@@ -79,6 +88,7 @@ impl Subject {
         let place = Place {
             history: folder.path().join("history"),
             objects: folder.path().join("objects"),
+            bases: folder.path().join("base"),
             history_bytes_max: 64 << 20,
             objects_bytes_max: 64 << 20,
             requests: memory(1_000),
@@ -119,8 +129,10 @@ impl Subject {
                 let writes: BTreeMap<u8, Option<u8>> = writes.into_iter().collect();
                 state.0.extend(writes.iter().map(|(object, content)| (u64::from(*object), *content)));
                 state.1.extend(name.map(|(name, object)| (format!("name-{name}"), object.map(u64::from))));
-                let request =
-                    request.filter(|request| writer.reader().request(&format!("request-{request}")).unwrap().is_none());
+                let request = request.filter(|request| {
+                    let known = writer.reader().request(&format!("request-{request}"));
+                    matches!(known, Ok(None))
+                });
                 let request_id = request.map(|request| format!("request-{request}"));
                 let written: Vec<_> =
                     writes.iter().map(|(object, content)| (ObjectId((*object).into()), content.map(record))).collect();
@@ -149,7 +161,8 @@ impl Subject {
             }
             Step::Commit => {
                 let batch = writer.close_batch();
-                let head = committer.append(batch, &(Arc::new([]) as Arc<[_]>), 3).unwrap();
+                let time_us = batch.last().0;
+                let head = committer.append(batch, &(Arc::new([]) as Arc<[_]>), time_us).unwrap();
                 committer.publish(head);
                 self.durable = self.states.len() - 1;
             }
@@ -165,12 +178,59 @@ impl Subject {
                 }
             }
             Step::Reopen => self.reopen(),
+            Step::Pack { until, trims } => self.pack(until, trims),
+            Step::LoseTable => {
+                self.open = None;
+                std::fs::remove_dir_all(&self.place.objects).unwrap();
+                self.reopen();
+            }
+        }
+    }
+
+    fn pack(&mut self, until: usize, trims: bool) {
+        self.step(Step::Checkpoint);
+        let (writer, _) = self.open.as_mut().unwrap();
+        let identity = writer.reader().identity().clone();
+        let until = until % (self.durable + 1);
+        let until =
+            if until.is_multiple_of(2) { PackUntil::Tid(Tid(until as u64)) } else { PackUntil::TimeUs(until as u64) };
+        let Some(plan) = identity.plan_pack(until).unwrap() else { return };
+        assert_eq!(plan.first, identity.packed().tid.next());
+        match until {
+            PackUntil::Tid(tid) => assert!(plan.head.tid <= tid),
+            PackUntil::TimeUs(time_us) => assert!(plan.times_us.1 <= time_us),
+        }
+        assert!(matches!(identity.build_base(&plan, &|| false), Ok(_) | Err(PackError::Interrupted)));
+        let base = identity.build_base(&plan, &|| true).unwrap();
+        let note = base.mark().note(plan.transactions(), 0);
+        let draft = Draft {
+            request_id: None,
+            target: None,
+            method: PACK,
+            arguments: &note,
+            time_us: writer.next_tid().0,
+            seed: 0,
+            outcome: Arc::new(Outcome::Done([].into())),
+            writes: &[],
+            names: &[],
+        };
+        writer.record(&draft).unwrap();
+        writer.put_in_force(base);
+        self.states.push(self.states.last().unwrap().clone());
+        self.step(Step::Commit);
+        assert_eq!(identity.packed(), plan.head);
+        identity.remove_other_bases().unwrap();
+        let (_, committer) = self.open.as_mut().unwrap();
+        while trims && committer.trims() {
+            committer.trim().unwrap();
         }
     }
 
     fn check(&mut self, at: usize) {
         let (writer, _) = self.open.as_mut().unwrap();
         let mut reader = Reader::new(writer.reader().identity().clone());
+        let packed = reader.identity().packed().tid.0 as usize;
+        let is_packed = |error: &StorageError| matches!(error, StorageError::Packed { .. });
         for object in 1..8 {
             let id = ObjectId(object);
             let expected = |state: &State| state.0.get(&object).copied().flatten();
@@ -179,16 +239,20 @@ impl Subject {
             let durable = content(reader.snapshot(id, Tid(self.durable as u64)).unwrap());
             assert_eq!(durable, expected(&self.states[self.durable]), "object {object}, durable");
             let at = at % (self.durable + 1);
-            let past = content(reader.as_of(id, Tid(at as u64)).unwrap());
-            assert_eq!(past, expected(&self.states[at]), "object {object} as of {at} of {}", self.durable);
+            match reader.as_of(id, Tid(at as u64)) {
+                Ok(past) => assert_eq!(content(past), expected(&self.states[at]), "object {object} as of {at}"),
+                Err(error) => assert!(at < packed && is_packed(&error), "object {object} as of {at}: {error}"),
+            }
             if self.durable + 1 < self.states.len() {
                 continue;
             }
             for wanted in 1..=3 {
                 // Back to where it was of that schema, or was not.
-                let states = self.states.iter().rev().map(expected);
+                let states = self.states[packed..].iter().rev().map(expected);
                 let former = states.take_while(Option::is_some).flatten().find(|content| schema(*content) == wanted);
-                let found = writer.reader().last_in_schema(id, wanted).unwrap();
+                // What a reader has seen it may remember longer than it is there.
+                let reader = if packed == 0 { writer.reader() } else { &mut reader };
+                let found = reader.last_in_schema(id, wanted).unwrap();
                 assert_eq!(found.and_then(|record| record.slots.last().copied()), former, "object {object}");
             }
         }
@@ -201,16 +265,21 @@ impl Subject {
                 expected(&self.states[self.durable])
             );
             let at = at % (self.durable + 1);
-            let past = reader.name_as_of(&name, Tid(at as u64)).unwrap();
-            assert_eq!(past, expected(&self.states[at]), "{name} as of {at} of {}", self.durable);
+            match reader.name_as_of(&name, Tid(at as u64)) {
+                Ok(past) => assert_eq!(past, expected(&self.states[at]), "{name} as of {at}"),
+                Err(error) => assert!(at < packed && is_packed(&error), "{name} as of {at}: {error}"),
+            }
         }
         let listed = reader.names("name-", None, 100).unwrap();
         let expected = self.states[self.durable].1.iter();
         let expected: Vec<_> = expected.filter_map(|(name, id)| Some((name.clone(), ObjectId((*id)?)))).collect();
         assert_eq!(listed, expected);
         for request in 0..6 {
-            let known = writer.reader().request(&format!("request-{request}")).unwrap();
-            assert_eq!(known.map(|(known, _)| known.tid.0 as usize), self.requests.get(&request).copied());
+            let expected = self.requests.get(&request).copied();
+            match writer.reader().request(&format!("request-{request}")) {
+                Ok(known) => assert_eq!(known.map(|(known, _)| known.tid.0 as usize), expected),
+                Err(error) => assert!(expected.unwrap() <= packed && is_packed(&error), "{error}"),
+            }
         }
     }
 }
@@ -229,10 +298,10 @@ proptest! {
             subject.step(step);
             subject.check(at);
         }
-        subject.open = None;
+        let packed = subject.open.take().unwrap().0.reader().identity().packed().tid.0 as usize;
         let verified = verify(&subject.place, &mut |_, _| {}).unwrap();
         prop_assert_eq!(&verified.damage, &[]);
-        prop_assert_eq!(verified.transactions as usize, subject.durable);
+        prop_assert_eq!(verified.transactions as usize + packed, subject.durable);
     }
 }
 

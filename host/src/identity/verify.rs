@@ -10,12 +10,14 @@ use theseus_value::{DecodeError, ObjectId, raw::Reader};
 use twox_hash::XxHash3_64;
 
 use super::{
-    HOST_OBJECT, Head, IdentityId, ObjectRecord, Place, Pointers, StorageError, Tid,
+    BaseDigest, BaseMark, HOST_OBJECT, Head, IdentityId, ObjectRecord, PACK, Place, Pointers, StorageError, Tid,
+    base::hash_row,
     batch::{BatchView, Change, RawTransaction},
     fingerprint,
-    history::{History, StoredBatch},
+    history::{History, HistoryView, StoredBatch},
+    lmdb::Db,
     secondary,
-    table::{Reached, RememberedRow, RequestRow, Table, TableView},
+    table::{NAMES, OBJECTS, REQUESTS, Reached, RememberedRow, RequestRow, Table, TableView, read_row, unseal},
     version::{RawVersion, Row, Versioned, jump_number},
 };
 
@@ -59,7 +61,7 @@ pub type Progress<'a> = &'a mut dyn FnMut(u64, u64);
 ///
 /// If there is none or the storage fails; damage is not an error but part of the answer.
 pub fn verify(place: &Place, progress: Progress<'_>) -> Result<Verified, StorageError> {
-    let history = History::open(&place.history, place.history_bytes_max, true)?;
+    let history = History::open(place, true)?;
     // The table first: the history is then at least as new.
     let table = match Table::open(&place.objects, place.objects_bytes_max, false, true) {
         Ok(table) => Some(table.read()?),
@@ -75,6 +77,8 @@ pub fn verify(place: &Place, progress: Progress<'_>) -> Result<Verified, Storage
         kinds: Kinds::default(),
         names: FxHashMap::default(),
         requests: Vec::new().into_iter().peekable(),
+        base: None,
+        based: FxHashMap::default(),
         broken: false,
         head: Head::default(),
         found: Verified {
@@ -88,7 +92,12 @@ pub fn verify(place: &Place, progress: Progress<'_>) -> Result<Verified, Storage
         },
     };
     let rows = walk.open_table()?;
-    let total = head.tid.0 + rows;
+    let packed = view.packed().tid.0;
+    let based = walk.base(&view)?;
+    let total = head.tid.0 - packed + based + rows;
+    if packed > 0 && walk.head.tid == walk.reached {
+        walk.compare_table()?;
+    }
     view.walk_stored::<StorageError>(|key, value| {
         walk.batch(key, value);
         if walk.head.tid == walk.reached {
@@ -117,6 +126,10 @@ struct Walk {
     names: FxHashMap<String, Seen>,
     /// The requests that the table remembers and the history has not shown yet, oldest first.
     requests: Peekable<vec::IntoIter<RememberedRow>>,
+    /// The base that the history stands on.
+    base: Option<BaseMark>,
+    /// The requests that it remembers.
+    based: FxHashMap<u64, RequestRow>,
     /// The last record walked.
     head: Head,
     /// Whether a record could not be read, so that what follows from the records is not known any more.
@@ -138,6 +151,13 @@ struct Seen {
 }
 
 impl Seen {
+    /// What a row says.
+    fn of(row: &Row<'_>) -> Seen {
+        let spine = row.spine.iter().rev().copied().collect();
+        let (tid, number, previous, digest) = (row.tid, row.number, row.previous, row.content.map(digest));
+        Seen { tid, number, previous, spine, digest, kind: 0 }
+    }
+
     fn first(tid: Tid) -> Seen {
         Seen { tid, number: 1, previous: Tid::NONE, spine: Vec::new(), digest: None, kind: 0 }
     }
@@ -193,6 +213,77 @@ fn digest(record: &[u8]) -> u64 {
 }
 
 impl Walk {
+    /// Begins with the base, if there is one: its rows have to be those that the history names. Answers how many there are.
+    fn base(&mut self, view: &HistoryView) -> Result<u64, StorageError> {
+        let Some((mark, base)) = view.base_rows()? else { return Ok(0) };
+        let (mut hasher, mut rows) = (blake3::Hasher::new(), 0);
+        let mut damage = Vec::new();
+        base.every_entry(|db, key, value| {
+            rows += 1;
+            hash_row(&mut hasher, key, value);
+            if let Err(problem) = self.base_row(db, key, value) {
+                damage.push(Damage { place: format!("the base, row {rows}"), problem });
+            }
+            Ok(damage.len() < DAMAGE_MAX)
+        })?;
+        let digest = BaseDigest(*hasher.finalize().as_bytes());
+        if digest != mark.digest && damage.len() < DAMAGE_MAX {
+            let problem = format!("its rows have the digest {digest}, but it was put in force as {}", mark.digest);
+            damage.push(Damage { place: "the base".to_owned(), problem });
+        }
+        self.broken |= !damage.is_empty();
+        self.found.damage.append(&mut damage);
+        self.found.rows += rows;
+        self.head = mark.head;
+        self.base = Some(mark);
+        // What was packed away is remembered by the base alone.
+        while let Some(remembered) = self.requests.next_if(|row| row.row.tid <= mark.head.tid) {
+            if self.based.get(&remembered.id) != Some(&remembered.row) && !self.broken {
+                self.wrong_request(&remembered);
+            }
+        }
+        self.based = FxHashMap::default();
+        Ok(rows)
+    }
+
+    /// Takes up what a row of the base says.
+    fn base_row(&mut self, db: Db, key: &[u8], value: &[u8]) -> Result<(), String> {
+        match db {
+            OBJECTS => {
+                let object = ObjectId::of_row_key(key).ok_or("its key is malformed")?.into_owned();
+                let row = read_row::<Arc<ObjectRecord>>(db, key, value)?;
+                let kind = match row.content.map(|record| ObjectRecord::skip(&mut Reader::new(record))) {
+                    Some(kind) => kind.map(|(behavior, schema)| self.kinds.number(0, behavior, schema)),
+                    None => Ok(0),
+                };
+                let kind = kind.map_err(|error| error.to_string())?;
+                self.objects.insert(object, Seen { kind, ..Seen::of(&row) });
+            }
+            NAMES => {
+                let name = str::of_row_key(key).ok_or("its key is malformed")?.into_owned();
+                self.names.insert(name, Seen::of(&read_row::<ObjectId>(db, key, value)?));
+            }
+            REQUESTS => {
+                let row = unseal(db, key, value)?;
+                let row = RequestRow::decode(row).map_err(|error| error.to_string())?;
+                let id = String::from_utf8_lossy(key);
+                self.based.insert(RememberedRow::digest(&id), row);
+            }
+            _ => drop(unseal(db, key, value)?),
+        }
+        Ok(())
+    }
+
+    /// Compares what a pack noted with the base, if that is its base.
+    fn pack(&mut self, tid: Tid, arguments: &[u8]) {
+        if let Some(mark) = self.base
+            && !mark.fits_note(arguments)
+        {
+            let problem = format!("it put another base in force than that of digest {}, which is there", mark.digest);
+            self.damage(format!("transaction {tid}"), problem);
+        }
+    }
+
     /// Reads how far the table has come; answers how many rows it has. A table that cannot say is damaged and left out.
     fn open_table(&mut self) -> Result<u64, StorageError> {
         let Some(table) = &self.table else { return Ok(0) };
@@ -249,7 +340,12 @@ impl Walk {
         for (tid, transaction) in view.encoded() {
             self.found.transactions += 1;
             match RawTransaction::read(transaction, |change| self.change(tid, change)) {
-                Ok(transaction) => self.request(tid, &transaction),
+                Ok(transaction) => {
+                    if transaction.target.is_none() && transaction.method == PACK {
+                        self.pack(tid, transaction.arguments);
+                    }
+                    self.request(tid, &transaction);
+                }
                 Err(error) => self.damage(format!("transaction {tid}"), error.to_string()),
             }
         }

@@ -8,14 +8,20 @@
 //! jump leads depends on its number alone ([`jump_number`]). The newest version also carries its [`spine`](Version::spine):
 //! where the chain of jumps leads from it. That is all that is needed to number the next version without reading old ones.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use theseus_value::{
     DecodeError, ObjectId,
     raw::{Reader, Writer},
 };
 
-use super::{ObjectRecord, Small, Tid, batch::Change, record::expect_array};
+use super::{
+    ObjectRecord, Small, Tid,
+    batch::Change,
+    lmdb::Db,
+    record::expect_array,
+    table::{NAMES, OBJECTS},
+};
 
 /// See [`Version::spine`]. Its length is logarithmic in the number of versions.
 pub(super) type Spine = Small<Tid, 4>;
@@ -30,6 +36,15 @@ pub(super) trait Versioned: ToOwned {
 
     /// What it is called in messages.
     fn describe(&self) -> String;
+
+    /// The database of the object table that has the newest versions.
+    const ROWS: Db;
+
+    /// The key of its row.
+    fn row_key(&self) -> Cow<'_, [u8]>;
+
+    /// What a key of a row stands for; none if it is none.
+    fn of_row_key(key: &[u8]) -> Option<Cow<'_, Self>>;
 }
 
 /// What a version says, unless it says that there is nothing any more.
@@ -56,6 +71,16 @@ impl Versioned for ObjectId {
 
     fn describe(&self) -> String {
         format!("object {self}")
+    }
+
+    const ROWS: Db = OBJECTS;
+
+    fn row_key(&self) -> Cow<'_, [u8]> {
+        Cow::Owned(self.0.to_be_bytes().to_vec())
+    }
+
+    fn of_row_key(key: &[u8]) -> Option<Cow<'_, Self>> {
+        key.try_into().ok().map(|id| Cow::Owned(ObjectId(u64::from_be_bytes(id))))
     }
 }
 
@@ -85,6 +110,16 @@ impl Versioned for str {
 
     fn describe(&self) -> String {
         format!("the name `{self}`")
+    }
+
+    const ROWS: Db = NAMES;
+
+    fn row_key(&self) -> Cow<'_, [u8]> {
+        Cow::Borrowed(self.as_bytes())
+    }
+
+    fn of_row_key(key: &[u8]) -> Option<Cow<'_, Self>> {
+        std::str::from_utf8(key).ok().map(Cow::Borrowed)
     }
 }
 

@@ -9,7 +9,7 @@ use std::{
 use theseus_value::ObjectId;
 
 use super::{
-    BatchHeader, Census, HOST_OBJECT, Head, Identity, Incarnation, ObjectRecord, Reader, Remembered, Resume,
+    Base, BatchHeader, Census, HOST_OBJECT, Head, Identity, Incarnation, ObjectRecord, Reader, Remembered, Resume,
     StorageError, Tid, Version,
     batch::{BatchBuilder, Draft, Versions},
     fingerprint,
@@ -20,6 +20,8 @@ pub struct ClosedBatch {
     first: Tid,
     last: Tid,
     transactions: BatchBuilder,
+    /// The base that comes into force with it.
+    base: Option<Arc<Base>>,
     /// Which attempt this is: raised when an earlier batch failed and its transactions were forgotten.
     pub epoch: u64,
 }
@@ -88,6 +90,8 @@ pub struct Writer {
     next_object: u64,
     census: Census,
     open: BatchBuilder,
+    /// The base that comes into force with the open batch.
+    base: Option<Arc<Base>>,
     /// Ends of the batches that are not durable yet, after the end of the last that is.
     marks: VecDeque<Mark>,
     /// While a checkpoint is under way, what it works on must not leave the overlay.
@@ -115,6 +119,7 @@ impl Writer {
             next_object: mark.next_object,
             census: mark.census.clone(),
             open: BatchBuilder::default(),
+            base: None,
             marks: [mark].into(),
             checkpoint: None,
             recorded_bytes,
@@ -224,12 +229,18 @@ impl Writer {
         }
     }
 
+    /// Puts a base in force when the open batch becomes durable, which has to have a transaction that says so.
+    pub fn put_in_force(&mut self, base: Arc<Base>) {
+        self.base = Some(base);
+    }
+
     /// Ends the open batch; it may be empty. The next transaction opens another.
     pub fn close_batch(&mut self) -> ClosedBatch {
         let batch = ClosedBatch {
             first: self.batch_first,
             last: Tid(self.next_tid.0 - 1),
             transactions: std::mem::take(&mut self.open),
+            base: self.base.take(),
             epoch: self.epoch,
         };
         if !batch.is_empty() {
@@ -255,7 +266,7 @@ impl Writer {
         self.recorded_bytes = mark.recorded_bytes;
         self.next_tid = durable.next();
         self.batch_first = self.next_tid;
-        self.open = BatchBuilder::default();
+        (self.open, self.base) = (BatchBuilder::default(), None);
         self.epoch += 1;
     }
 
@@ -326,12 +337,19 @@ pub(super) fn count(census: &mut Census, object: ObjectId, before: Option<&Versi
 pub struct Committer {
     identity: Arc<Identity>,
     incarnation: Incarnation,
+    /// Whether records may be left that were packed away.
+    trims: bool,
 }
+
+/// The most that one step removes of what was packed away: batches, and their bytes.
+const TRIM_BATCHES: usize = 256;
+const TRIM_BYTES: usize = 16 << 20;
 
 impl Committer {
     /// A committer that continues the history as `incarnation`.
     pub fn new(identity: Arc<Identity>, incarnation: Incarnation) -> Committer {
-        Committer { identity, incarnation }
+        let trims = identity.packed() != Head::default();
+        Committer { identity, incarnation, trims }
     }
 
     /// Appends a batch to the history. When it returns, the batch is durable; readers see it after
@@ -359,7 +377,24 @@ impl Committer {
             generations: generations.clone(),
             previous: head.hash,
         };
-        self.identity.history.append(&header, &batch.transactions)
+        let head = self.identity.history.append(&header, &batch.transactions, batch.base.as_ref())?;
+        self.trims |= batch.base.is_some();
+        Ok(head)
+    }
+
+    /// Whether there may be something to [`trim`](Self::trim).
+    pub fn trims(&self) -> bool {
+        self.trims
+    }
+
+    /// Removes a bounded part of the records that were packed away.
+    ///
+    /// # Errors
+    ///
+    /// If the storage fails; then nothing was removed, and it can be tried again.
+    pub fn trim(&mut self) -> Result<(), StorageError> {
+        self.trims = self.identity.history.trim(TRIM_BATCHES, TRIM_BYTES)?;
+        Ok(())
     }
 
     /// Shows readers what was made durable.

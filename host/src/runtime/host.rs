@@ -514,6 +514,7 @@ pub fn place(home: &Home, config: &Config) -> Place {
     Place {
         history: home.history(),
         objects: home.objects(),
+        bases: home.bases(),
         history_bytes_max: config.identity.history_map_bytes,
         objects_bytes_max: config.identity.objects_map_bytes,
         requests: exec::request_memory(&config.identity),

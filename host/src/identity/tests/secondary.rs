@@ -94,6 +94,7 @@ impl Subject {
         let place = Place {
             history: folder.path().join("history"),
             objects: folder.path().join("objects"),
+            bases: folder.path().join("base"),
             history_bytes_max: 64 << 20,
             objects_bytes_max: 64 << 20,
             requests: memory(1_000),
