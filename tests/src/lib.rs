@@ -16,6 +16,7 @@ pub mod fixtures;
 pub mod home;
 pub mod host;
 pub mod http;
+pub mod keyed;
 pub mod load;
 pub mod process;
 pub mod shim;
