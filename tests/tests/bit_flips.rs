@@ -219,7 +219,7 @@ fn a_file_that_ends_early_never_makes_a_host_lie() {
     let mut dice = Dice(0xc0de);
     for file in FILES {
         let whole = fs::read(home.file(file)).unwrap();
-        for length in [0, 5000, 8192, 12_288, whole.len() / 2 & !4095, whole.len() * 3 / 4, whole.len() - 1] {
+        for length in [0, 5000, 8192, 12_288, whole.len() / 8192 * 4096, whole.len() * 3 / 4, whole.len() - 1] {
             fs::write(home.file(file), &whole[..length]).unwrap();
             let others: Vec<_> = FILES.into_iter().filter(|it| *it != file).collect();
             let kept: Vec<_> = others.iter().map(|it| fs::read(home.file(it)).unwrap()).collect();
