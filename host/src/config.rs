@@ -123,6 +123,9 @@ section! {
         cache_objects_max: usize = 100_000, Some(0);
         /// How many bytes of memory these objects may take.
         cache_bytes_max: usize = 64 << 20, Some(0);
+        /// How long a command that reads the files beside a host may be stopped while it does, in milliseconds; then the system ends it, because the
+        /// host's files would grow for as long as it is stopped.
+        view_ms_max: u64 = 60_000, Some(1);
         /// How long a request id is remembered, in milliseconds, so that a request sent again is not executed again.
         request_ids_ms: u64 = 86_400_000, Some(1);
         /// How many request ids are remembered at most; of more, the oldest are forgotten before their time.

@@ -36,6 +36,7 @@ const UNSAFE: &[&str] = &[
     "abi/plugin/src/root.rs",
     "host/src/cli/exit.rs",
     "host/src/identity/fault.rs",
+    "host/src/identity/lease.rs",
     "host/src/identity/lmdb.rs",
     "host/src/plugin/boundary.rs",
     "host/src/plugin/hooks/exports.rs",

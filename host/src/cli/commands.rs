@@ -20,10 +20,13 @@ use super::{
 };
 use crate::{
     config::Config,
-    gateway::{json as forms, request::parse_ref},
+    gateway::{
+        json as forms,
+        request::{parse_at, parse_ref},
+    },
     home::Home,
     runtime::{
-        action::{Action, Answer, ObjectRef},
+        action::{Action, Answer, At, ObjectRef},
         offline,
     },
 };
@@ -94,13 +97,17 @@ impl Session {
             Command::Call { object, method, arguments, request_id } => {
                 self.call(&object, &method, arguments, request_id)
             }
-            Command::Get { object, at } => self.get(&object, at),
+            Command::Get { object, at } => self.get(&object, at.as_deref()),
             Command::Delete { object } => {
                 let text = self.running()?.ask(Ask::delete(object_path(&object)?))?;
                 self.print(&text, |_| format!("deleted {object}\n"))
             }
-            Command::Ls { prefix } => self.list(&prefix),
-            Command::History { object, from, follow, limit } => self.history(object, from, follow, limit),
+            Command::Ls { prefix, at } => self.list(&prefix, at),
+            Command::History { object, from, follow, limit } => self.history(object, &from, follow, limit),
+            Command::Undo { tids, request_id } => {
+                let ask = Ask::post("/v1/undo", json!({ "tids": tids })).with_request_id(request_id);
+                self.print(&self.running()?.ask(ask)?, output::undone)
+            }
             Command::Verify => self.verify(),
             Command::Plugins => {
                 let text = self.ask_anyhow("/v1/plugins".into(), Action::Plugins)?;
@@ -190,28 +197,30 @@ impl Session {
         })
     }
 
-    fn get(&self, object: &str, at: Option<u64>) -> Result<(), Fault> {
-        let path = object_path(object)? + &at.map_or(String::new(), |tid| format!("?at={tid}"));
+    fn get(&self, object: &str, at: Option<&str>) -> Result<(), Fault> {
+        let path = object_path(object)? + &at.map_or(String::new(), |at| format!("?at={}", escaped(at)));
+        let at = at.map(moment).transpose()?;
         let text = self.ask_anyhow(path, Action::Get { object: named(object)?, at })?;
         self.print(&text, output::object)
     }
 
-    fn list(&self, prefix: &str) -> Result<(), Fault> {
-        let mut names: Vec<Json> = Vec::new();
+    fn list(&self, prefix: &str, mut at: Option<String>) -> Result<(), Fault> {
+        let (mut names, mut after) = (Vec::new(), None::<String>);
         loop {
-            let after = names.last().and_then(|name| name["name"].as_str()).map(str::to_owned);
             let mut path = format!("/v1/objects?limit={PAGE}&prefix={}", escaped(prefix));
-            if let Some(after) = &after {
-                path += &format!("&after={}", escaped(after));
+            for (name, value) in [("at", &at), ("after", &after)] {
+                path += &value.as_ref().map_or(String::new(), |value| format!("&{name}={}", escaped(value)));
             }
-            let text = self.ask_anyhow(path, Action::List { prefix: prefix.to_owned(), after, limit: PAGE })?;
-            let mut page = document(&text)?;
-            let more = page["more"] == true;
-            match page["names"].as_array_mut() {
-                Some(page) if !page.is_empty() => names.append(page),
-                _ => break,
+            let moment = at.as_deref().map(moment).transpose()?;
+            let action = Action::List { prefix: prefix.to_owned(), after, limit: PAGE, at: moment };
+            let mut page = document(&self.ask_anyhow(path, action)?)?;
+            if let Some(page) = page["names"].as_array_mut() {
+                names.append(page);
             }
-            if !more {
+            // All pages show the same moment. An identity in which nothing has happened has none to go back to.
+            at = page["at"].as_u64().filter(|tid| *tid > 0).map(|tid| tid.to_string());
+            after = page["next"].as_str().map(str::to_owned);
+            if after.is_none() {
                 break;
             }
         }
@@ -219,8 +228,8 @@ impl Session {
         self.print(&all.to_string(), |all| output::names(&all["names"]))
     }
 
-    fn history(&self, object: Option<String>, from: u64, follow: bool, limit: Option<u64>) -> Result<(), Fault> {
-        let (next, left) = (Cell::new(from), Cell::new(limit));
+    fn history(&self, object: Option<String>, from: &str, follow: bool, limit: Option<u64>) -> Result<(), Fault> {
+        let (next, left) = (Cell::new(moment(from)?), Cell::new(limit));
         patiently(|| {
             if left.get() == Some(0) {
                 return Ok(());
@@ -233,7 +242,11 @@ impl Session {
                 return self.history_offline(reference, next.get(), left.get());
             };
             let place = object.as_deref().map(object_path).transpose()?.unwrap_or_else(|| "/v1".into());
-            let mut path = format!("{place}/history?from={}&follow={}", next.get(), u8::from(follow));
+            let first = match next.get() {
+                At::Tid(tid) => tid.to_string(),
+                At::Time { .. } => escaped(from),
+            };
+            let mut path = format!("{place}/history?from={first}&follow={}", u8::from(follow));
             if let Some(left) = left.get() {
                 path += &format!("&limit={left}");
             }
@@ -244,14 +257,14 @@ impl Session {
                 };
                 self.print(line, output::transaction)?;
                 // Where to go on should the connection break.
-                next.set(tid + 1);
+                next.set(At::Tid(tid + 1));
                 left.set(left.get().map(|left| left.saturating_sub(1)));
                 Ok(())
             })
         })
     }
 
-    fn history_offline(&self, object: Option<ObjectRef>, from: u64, limit: Option<u64>) -> Result<(), Fault> {
+    fn history_offline(&self, object: Option<ObjectRef>, from: At, limit: Option<u64>) -> Result<(), Fault> {
         let mut left = limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
         let mut from = Some(from);
         while let Some(first) = from
@@ -265,7 +278,7 @@ impl Session {
             for transaction in &transactions {
                 self.print(&forms::transaction(transaction).to_string(), output::transaction)?;
             }
-            from = next;
+            from = next.map(At::Tid);
         }
         Ok(())
     }
@@ -397,6 +410,11 @@ fn manual(command: Option<String>) -> Result<(), Fault> {
     let mut page = Vec::new();
     clap_mangen::Man::new(described).render(&mut page)?;
     Ok(io::stdout().write_all(&page)?)
+}
+
+/// A moment as the person wrote it.
+fn moment(text: &str) -> Result<At, Fault> {
+    parse_at(text).map_err(Fault::usage)
 }
 
 pub(super) fn named(object: &str) -> Result<ObjectRef, Fault> {

@@ -106,6 +106,7 @@ impl Fault {
 fn exit_of(code: &str) -> Exit {
     match code {
         codes::PLUGIN_REFUSED | codes::PLAN_REFUSED | codes::REHEARSAL_FAILED | "forbidden" => Exit::Refused,
+        codes::UNDO_CONFLICT | codes::NOT_UNDOABLE => Exit::Refused,
         codes::BAD_REQUEST => Exit::Usage,
         IDENTITY_DAMAGED => Exit::Damaged,
         _ => Exit::Failed,

@@ -6,9 +6,9 @@ use super::{
     client::Ask,
     commands::{Session, document, named, object_path},
     fault::Fault,
-    output::{items, plain, table, time},
+    output::{items, plain, table},
 };
-use crate::runtime::action::Action;
+use crate::{gateway::time::format_time, runtime::action::Action};
 
 impl Session {
     pub(super) fn parents(&self, object: &str, parents: &[String], none: bool) -> Result<(), Fault> {
@@ -32,7 +32,7 @@ fn list(document: &Json) -> String {
 }
 
 fn misses(document: &Json) -> String {
-    let at = |us: &Json| time(us.as_u64().unwrap_or_default());
+    let at = |us: &Json| format_time(us.as_u64().unwrap_or_default());
     let rows = items(&document["misses"]).map(|miss| {
         let (behavior, selector) = (plain(&miss["behavior"]), plain(&miss["selector"]));
         [behavior, selector, miss["count"].to_string(), at(&miss["first_us"]), at(&miss["last_us"])]

@@ -19,7 +19,7 @@ use std::{path::PathBuf, process::ExitCode};
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use self::fault::Fault;
-use crate::{home::Home, runtime};
+use crate::{gateway::request::parse_at, home::Home, runtime};
 
 /// Runs a host of living objects whose behaviour can be replaced while it works, and talks to it.
 #[derive(Parser)]
@@ -111,20 +111,25 @@ Examples:
         request_id: Option<String>,
     },
     /// Shows an object, now or as it was.
-    #[command(after_help = "Examples:\n  theseus get visits\n  theseus get 7 --at 120")]
+    #[command(
+        after_help = "Examples:\n  theseus get visits\n  theseus get 7 --at 120\n  theseus get visits --at 2026-11-20T10:00:00Z"
+    )]
     Get {
-        /// The object: its id or its name.
+        /// The object: its id or its name, which it had then.
         object: String,
-        /// As of this transaction.
-        #[arg(long, value_name = "TID")]
-        at: Option<u64>,
+        /// As of this transaction or time.
+        #[arg(long, value_name = "TID|TIME", value_parser = moment)]
+        at: Option<String>,
     },
-    /// Lists named objects.
-    #[command(after_help = "Examples:\n  theseus ls\n  theseus ls account/")]
+    /// Lists named objects, now or as they were.
+    #[command(after_help = "Examples:\n  theseus ls\n  theseus ls account/\n  theseus ls --at 2026-11-20T10:00:00Z")]
     Ls {
         /// Only names that begin so.
         #[arg(default_value = "")]
         prefix: String,
+        /// As of this transaction or time.
+        #[arg(long, value_name = "TID|TIME", value_parser = moment)]
+        at: Option<String>,
     },
     /// Copies an object and prints the copy's id.
     #[command(after_help = "Examples:\n  theseus clone visits\n  theseus clone visits visits-2")]
@@ -176,15 +181,28 @@ Examples:
     History {
         /// The object: its id or its name.
         object: Option<String>,
-        /// Begin at this transaction.
-        #[arg(long, value_name = "TID", default_value_t = 1)]
-        from: u64,
+        /// Begin at this transaction or time.
+        #[arg(long, value_name = "TID|TIME", default_value = "1", value_parser = moment)]
+        from: String,
         /// Go on with new transactions as they come, until interrupted.
         #[arg(long)]
         follow: bool,
         /// Show at most so many.
         #[arg(long, value_name = "COUNT")]
         limit: Option<u64>,
+    },
+    /// Takes transactions back: what they wrote becomes what it was before them, in a new transaction.
+    #[command(after_help = "\
+Examples:
+  theseus undo 1207
+  theseus undo 1205 1207 --json")]
+    Undo {
+        /// The transactions; several are taken back together.
+        #[arg(required = true, value_name = "TID")]
+        tids: Vec<u64>,
+        /// Makes the request safe to repeat: it is executed once for each id.
+        #[arg(long, value_name = "ID")]
+        request_id: Option<String>,
     },
     /// Checks every record of the history and compares the objects with it.
     #[command(after_help = "Examples:\n  theseus verify\n  theseus verify --json")]
@@ -292,6 +310,11 @@ struct SwapOptions {
     /// Take a file although it was rolled back before.
     #[arg(long)]
     quarantined: bool,
+}
+
+/// Looks whether a text is a moment, so that a wrong one is a wrong use.
+fn moment(text: &str) -> Result<String, String> {
+    parse_at(text).map(|_| text.to_owned())
 }
 
 /// Runs the command that the process was started with.

@@ -5,6 +5,7 @@ use std::fmt::Write;
 use serde_json::Value as Json;
 
 use super::rehearsal;
+use crate::gateway::time::format_time;
 
 // Writing into a `String` cannot fail, so the results of `write!` are dropped.
 
@@ -78,7 +79,7 @@ pub(super) fn plugins(document: &Json) -> String {
 fn trials(document: &Json) -> String {
     let mut out = String::new();
     for it in items(&document["probation"]) {
-        let until = time(it["until_us"].as_u64().unwrap_or(0));
+        let until = format_time(it["until_us"].as_u64().unwrap_or(0));
         let (errors, crashes) = (&it["errors"], &it["crashes"]);
         _ = writeln!(
             out,
@@ -173,8 +174,23 @@ pub(super) fn transaction(transaction: &Json) -> String {
         None => format!("{}: {}", plain(&error["code"]), plain(&error["message"])),
     };
     let sign = if error.is_null() { "->" } else { "FAILED" };
-    let (tid, time) = (plain(&transaction["tid"]), time(transaction["time_us"].as_u64().unwrap_or(0)));
+    let (tid, time) = (plain(&transaction["tid"]), format_time(transaction["time_us"].as_u64().unwrap_or(0)));
     format!("{tid:>8}  {time}  {target:>6}  {}{arguments} {sign} {outcome}\n", plain(&transaction["method"]))
+}
+
+pub(super) fn undone(undone: &Json) -> String {
+    let Some(tid) = undone["tid"].as_u64() else { return "nothing to undo: nothing was written\n".into() };
+    let mut out = format!("undone in transaction {tid}\n");
+    for what in ["restored", "removed", "names"] {
+        let all: Vec<_> = items(&undone[what]).map(plain).collect();
+        if !all.is_empty() {
+            _ = writeln!(out, "{what:<9} {}", all.join(", "));
+        }
+    }
+    if let Some(from) = undone["unchecked"].as_u64() {
+        _ = writeln!(out, "references to what was removed were not looked for from transaction {from} on");
+    }
+    out
 }
 
 pub(super) fn plan(plan: &Json) -> String {
@@ -362,37 +378,11 @@ fn duration(ms: u64) -> String {
     }
 }
 
-/// Microseconds since the Unix epoch as a time of day in UTC, RFC 3339.
-pub(super) fn time(us: u64) -> String {
-    let (days, s, us) = (us / 86_400_000_000, us / 1_000_000 % 86_400, us % 1_000_000);
-    // From days to a date: Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms", `civil_from_days`. Years
-    // begin in March there, so that the day that comes and goes is a year's last.
-    let days = days + 719_468;
-    let (era, day_of_era) = (days / 146_097, days % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
-    let year = era * 400 + year_of_era + u64::from(month <= 2);
-    let (h, min, s) = (s / 3600, s / 60 % 60, s % 60);
-    format!("{year:04}-{month:02}-{day:02}T{h:02}:{min:02}:{s:02}.{us:06}Z")
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
 
     use super::*;
-
-    #[test]
-    fn times_are_dates() {
-        assert_eq!(time(0), "1970-01-01T00:00:00.000000Z");
-        assert_eq!(time(951_782_400_000_000), "2000-02-29T00:00:00.000000Z");
-        assert_eq!(time(1_700_000_000_123_456), "2023-11-14T22:13:20.123456Z");
-        assert_eq!(time(4_107_542_399_000_000), "2100-02-28T23:59:59.000000Z");
-        assert_eq!(time(4_107_542_400_000_000), "2100-03-01T00:00:00.000000Z");
-    }
 
     #[test]
     fn durations_and_sizes_are_short() {

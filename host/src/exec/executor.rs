@@ -5,6 +5,7 @@
 
 mod install;
 mod parents;
+mod undo;
 
 use std::{
     collections::VecDeque,
@@ -17,7 +18,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded, select};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, select};
 use theseus_abi::{Failure, FailureCode};
 use theseus_value::{ObjectId, Value, raw::Writer as ValueWriter};
 
@@ -55,6 +56,9 @@ const LOOK_EACH: usize = 16;
 
 /// A checkpoint is due when the object table lags by this part of what it may.
 const CHECKPOINT_PART: u64 = 4;
+
+/// How often readers that keep old pages in use are looked for, at least.
+const LET_GO_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How many rows one step of making or dropping an index goes through: milliseconds for which a checkpoint may have to wait.
 const INDEX_STEP_ROWS: usize = 10_000;
@@ -111,15 +115,16 @@ fn checkpointer(identity: &Identity, plans: &Receiver<CheckpointPlan>, is_stuck:
     let mut indexing = true;
     loop {
         let started = Instant::now();
-        let done = match if indexing { plans.try_recv() } else { plans.recv().map_err(|_| TryRecvError::Disconnected) }
-        {
+        let done = match plans.recv_timeout(if indexing { Duration::ZERO } else { LET_GO_INTERVAL }) {
             Ok(plan) => identity.checkpoint(plan).map(|()| {
                 log::debug!("the object table has reached {} in {:?}", identity.reached(), started.elapsed());
                 is_stuck.store(false, Ordering::Relaxed);
                 true
             }),
-            Err(TryRecvError::Empty) => identity.index_step(INDEX_STEP_ROWS),
-            Err(TryRecvError::Disconnected) => break,
+            Err(RecvTimeoutError::Timeout) if indexing => identity.index_step(INDEX_STEP_ROWS),
+            // A checkpoint sees to the readers too.
+            Err(RecvTimeoutError::Timeout) => identity.let_go_of_readers().map(|()| false),
+            Err(RecvTimeoutError::Disconnected) => break,
         };
         indexing = matches!(done, Ok(true));
         match done {
@@ -405,6 +410,7 @@ impl Executor {
             }
             Doing::Migrate { objects, report } => self.migrate(&objects, report),
             Doing::Note { what, note, remember } => self.note(what, &note, remember),
+            Doing::Undo { tids, plan } => self.undo(&tids, plan, request_id),
             Doing::Parents { object, parents } => self.set_parents(&object, &parents, request_id),
             Doing::Create { .. } | Doing::Clone { .. } | Doing::Derive { .. } | Doing::Delete { .. } => {
                 self.edit(&doing, request_id)

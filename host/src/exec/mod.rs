@@ -54,7 +54,10 @@ pub use self::{
 };
 use crate::{
     config,
-    identity::{Census, Head, Identity, Incarnation, Outcome, RecordedFailure, RequestMemory, Resume, Tid},
+    identity::{
+        Census, Head, Identity, Incarnation, Outcome, Reader, RecordedFailure, RequestMemory, Resume, Tid, UndoError,
+        UndoPlan, UndoRefusal,
+    },
     plugin::Generation,
 };
 
@@ -154,6 +157,13 @@ pub enum Doing {
         /// Called on the executor, so it must be quick.
         look: Look,
     },
+    /// Takes transactions back.
+    Undo {
+        /// Which.
+        tids: Vec<Tid>,
+        /// What has to be written, as [`plan_undo`] says, or why it may not be.
+        plan: Result<UndoPlan, Refusal>,
+    },
     /// Writes into the history what the host itself did.
     Note {
         /// What, such as `theseus.start`.
@@ -163,6 +173,18 @@ pub enum Doing {
         /// What the host remembers of it.
         remember: Option<Remember>,
     },
+}
+
+/// Plans a [`Doing::Undo`] on what is durable.
+///
+/// # Errors
+///
+/// Why the transactions may not be taken back, or what the storage failed with.
+pub fn plan_undo(reader: &mut Reader, tids: &[Tid]) -> Result<UndoPlan, Refusal> {
+    reader.plan_undo(tids).map_err(|error| match error {
+        UndoError::Refused(refusal) => refusal.into(),
+        UndoError::Storage(error) => state::storage(error).into(),
+    })
 }
 
 /// See [`Doing::Look`].
@@ -233,6 +255,9 @@ pub enum Refusal {
         /// Why.
         reason: String,
     },
+    /// Transactions may not be taken back.
+    #[error(transparent)]
+    NotUndone(#[from] UndoRefusal),
     /// It could not be begun: no such object, no such method, arguments that do not fit ...
     #[error(transparent)]
     Failed(#[from] Failure),

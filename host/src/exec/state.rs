@@ -62,7 +62,7 @@ impl State for Snapshot<'_> {
     }
 
     fn last_in_schema(&mut self, object: ObjectId, schema: u32) -> Result<Option<Arc<ObjectRecord>>, Failure> {
-        self.reader.last_in_schema(object, schema).map_err(storage)
+        self.reader.last_in_schema_as_of(object, schema, self.head).map_err(storage)
     }
 
     fn name(&mut self, name: &str) -> Result<Option<ObjectId>, Failure> {

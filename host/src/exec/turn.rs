@@ -340,6 +340,18 @@ impl<'a> Turn<'a> {
         Ok(())
     }
 
+    /// Makes an object what it was before.
+    pub(super) fn restore(&mut self, object: ObjectId, record: Option<Arc<ObjectRecord>>) -> Result<(), Failure> {
+        self.write(object, record)
+    }
+
+    /// Makes a name stand for what it stood for before.
+    pub(super) fn restore_name(&mut self, name: Arc<str>, object: Option<ObjectId>) -> Result<(), Failure> {
+        self.count_written(name.len())?;
+        self.scratch.names.insert(name, object);
+        Ok(())
+    }
+
     /// Counts a write of so many bytes, if it may still be done. What is undone stays counted: it took the memory and the time.
     fn count_written(&mut self, bytes: usize) -> Result<(), Failure> {
         let (written, max) =

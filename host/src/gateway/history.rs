@@ -10,8 +10,8 @@ use serde::Deserialize;
 use serde_json::json;
 use tokio::time::sleep;
 
-use super::{Shared, json, problem::Problem, stopped};
-use crate::runtime::action::{Action, Answer, ObjectRef, Tid, TransactionView};
+use super::{Shared, json, problem::Problem, request, stopped};
+use crate::runtime::action::{Action, Answer, At, ObjectRef, TransactionView};
 
 /// How many transactions are asked for at once.
 const PAGE_TRANSACTIONS: usize = 500;
@@ -23,8 +23,8 @@ const FOLLOW_INTERVAL: Duration = Duration::from_millis(100);
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct HistoryQuery {
-    /// The first transaction; the first of all if left out.
-    from: Option<Tid>,
+    /// The first transaction, or a time; the first of all if left out.
+    from: Option<String>,
     /// The most lines; all if left out.
     limit: Option<u64>,
     /// 1 to go on with new transactions as they come.
@@ -35,8 +35,8 @@ pub(crate) struct HistoryQuery {
 struct Reader {
     shared: Arc<Shared>,
     object: Option<ObjectRef>,
-    /// The next transaction to ask for; none at the end of the stream.
-    from: Option<Tid>,
+    /// What to ask for next; none at the end of the stream.
+    from: Option<At>,
     lines_left: u64,
     follow: bool,
 }
@@ -52,7 +52,7 @@ pub(crate) async fn respond(
         Some(1) => true,
         Some(_) => return Err(Problem::bad_request("follow is 0 or 1")),
     };
-    let from = Some(query.from.unwrap_or(1));
+    let from = Some(request::moment(query.from)?.unwrap_or(At::Tid(1)));
     let mut reader = Reader { shared, object, from, lines_left: query.limit.unwrap_or(u64::MAX), follow };
     // The first page is read before the answer begins, so that an object that does not exist is still a plain 404.
     let first = reader.page().await?;
@@ -73,7 +73,8 @@ impl Reader {
     async fn next_chunk(&mut self) -> Option<Bytes> {
         loop {
             let from = self.from?;
-            if self.follow && self.shared.runtime.head().tid < from && !self.waited().await {
+            let is_to_come = matches!(from, At::Tid(from) if self.shared.runtime.head().tid < from);
+            if self.follow && is_to_come && !self.waited().await {
                 return None;
             }
             match self.page().await {
@@ -115,8 +116,11 @@ impl Reader {
         let seen = transactions.last().map_or(0, |transaction| transaction.tid);
         self.from = match next {
             _ if self.lines_left == 0 => None,
-            None if self.follow && !*self.shared.stop.borrow() => Some(from.max(known + 1).max(seen + 1)),
-            next => next,
+            None if self.follow && !*self.shared.stop.borrow() => {
+                let asked = if let At::Tid(from) = from { from } else { 0 };
+                Some(At::Tid(asked.max(known + 1).max(seen + 1)))
+            }
+            next => next.map(At::Tid),
         };
         Ok(lines(&transactions))
     }

@@ -12,7 +12,7 @@ use super::rehearsal;
 use crate::runtime::action::{
     ActionError, Answer, AppliedView, FailedView, FaultView, Head, MigratedBy, MissView, ObjectView, PlanKind,
     PlanView, PlannedMigration, PlannedPlugin, PluginState, PluginView, ProbationView, ProbeView, ProgressView,
-    QuarantineView, RollbackView, StatusView, SwapView, Tid, TransactionView, TrialsView, VerifyReport,
+    QuarantineView, RollbackView, StatusView, SwapView, Tid, TransactionView, TrialsView, UndoneView, VerifyReport,
 };
 
 /// The form of an answer, as one document.
@@ -22,11 +22,15 @@ pub fn answer(answer: &Answer) -> Json {
         Answer::Deleted { at } => json!({ "deleted": true, "at": head(at) }),
         Answer::Result { value, tid, at: _ } => json!({ "result": to_json(value), "tid": tid }),
         Answer::Record(view) => object(view),
-        Answer::Names { names, more } => json!({ "names": names.iter().map(name).collect::<Vec<_>>(), "more": more }),
+        Answer::Names { names, next, at } => {
+            let names: Vec<Json> = names.iter().map(name).collect();
+            json!({ "names": names, "more": next.is_some(), "next": next, "at": at })
+        }
         Answer::History { transactions, next } => {
             json!({ "transactions": transactions.iter().map(transaction).collect::<Vec<_>>(), "next": next })
         }
         Answer::Status(view) => status(view),
+        Answer::Undone(view) => undone(view),
         Answer::Plugins(view) => {
             let plugins: Vec<Json> = view.plugins.iter().map(plugin).collect();
             let gone = |(name, generations, leaked): &(String, u64, Option<u64>)| json!({ "name": name, "unloaded": generations, "leaked_bytes": leaked });
@@ -67,6 +71,18 @@ pub fn head(head: &Head) -> String {
 pub fn hex(bytes: &[u8]) -> String {
     let digit = |nibble: u8| char::from(b"0123456789abcdef"[usize::from(nibble)]);
     bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
+}
+
+fn undone(view: &UndoneView) -> Json {
+    let ids = |objects: &[ObjectId]| objects.iter().map(|object| object.0).collect::<Vec<_>>();
+    json!({
+        "tid": view.tid,
+        "restored": ids(&view.restored),
+        "removed": ids(&view.removed),
+        "names": view.names,
+        "unchecked": view.unchecked,
+        "at": head(&view.at),
+    })
 }
 
 /// One transaction, a line of the history.
@@ -549,8 +565,8 @@ mod tests {
         );
         let names = vec![("visits".to_owned(), ObjectId(7), "counter.Counter".to_owned())];
         assert_eq!(
-            answer(&Answer::Names { names, more: true }),
-            json!({ "names": [{ "name": "visits", "id": 7, "behavior": "counter.Counter" }], "more": true })
+            answer(&Answer::Names { names, next: Some("visits".to_owned()), at: 9 }),
+            json!({ "names": [{ "name": "visits", "id": 7, "behavior": "counter.Counter" }], "more": true, "next": "visits", "at": 9 })
         );
         let page = answer(&Answer::History { transactions: vec![], next: Some(4) });
         assert_eq!(page, json!({ "transactions": [], "next": 4 }));

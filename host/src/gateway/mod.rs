@@ -13,6 +13,7 @@ mod rehearsal;
 pub mod request;
 mod routes;
 mod server;
+pub mod time;
 
 use std::{net::TcpListener, os::unix::net::UnixListener, path::PathBuf, sync::Arc, time::Duration};
 

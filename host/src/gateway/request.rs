@@ -12,7 +12,8 @@ use serde_json::Value as Json;
 use theseus_value::{Map, ObjectId, Value, json::from_json};
 
 use super::problem::{Problem, own_codes};
-use crate::runtime::action::{Action, CallMode, ObjectRef};
+use super::time::parse_time;
+use crate::runtime::action::{Action, At, CallMode, ObjectRef};
 
 /// The header with which a client makes a request repeatable: its value is the request id.
 pub(crate) const IDEMPOTENCY_KEY: &str = "idempotency-key";
@@ -34,6 +35,25 @@ pub fn parse_ref(text: &str) -> Result<ObjectRef, String> {
     }
     let id = text.parse().map_err(|_| format!("{text} is too large for the id of an object"))?;
     Ok(ObjectRef::Id(ObjectId(id)))
+}
+
+/// A moment as people and programs write it: the number of a transaction, or a time in UTC as RFC 3339 has it.
+///
+/// # Errors
+///
+/// What is wrong with the text, for the person who wrote it.
+pub fn parse_at(text: &str) -> Result<At, String> {
+    if let Some(us) = parse_time(text) {
+        return Ok(At::Time { us });
+    }
+    let expected =
+        || format!("`{text}` is neither the number of a transaction nor a time such as 2026-11-20T10:00:00Z");
+    text.parse().map(At::Tid).map_err(|_| expected())
+}
+
+/// The moment in a query string, if there is one.
+pub(crate) fn moment(at: Option<String>) -> Result<Option<At>, Problem> {
+    at.map(|at| parse_at(&at)).transpose().map_err(Problem::bad_request)
 }
 
 /// An object within JSON: a number, or a text as [`parse_ref`] takes it.

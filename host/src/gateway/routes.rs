@@ -64,6 +64,7 @@ fn common() -> Router<Arc<Shared>> {
         )
         .route("/v1/objects/{object}/{method}", get(query).post(call))
         .route("/v1/batch", post(batch))
+        .route("/v1/undo", post(undo))
         .route("/v1/history", get(whole_history))
         .route("/v1/plugins", get(plugins))
         .route("/v1/misses", get(graph::misses))
@@ -121,12 +122,14 @@ struct ListQuery {
     prefix: String,
     after: Option<String>,
     limit: Option<usize>,
+    at: Option<String>,
 }
 
 async fn list(State(shared): Host, uri: Uri) -> Outcome {
-    let ListQuery { prefix, after, limit } = request::query(&uri)?;
+    let ListQuery { prefix, after, limit, at } = request::query(&uri)?;
+    let at = request::moment(at)?;
     let limit = limit.unwrap_or(NAMES_DEFAULT).clamp(1, NAMES_MAX);
-    reply(&shared.ask(Action::List { prefix, after, limit }).await?)
+    reply(&shared.ask(Action::List { prefix, after, limit, at }).await?)
 }
 
 async fn create(State(shared): Host, headers: HeaderMap, body: Body) -> Outcome {
@@ -144,11 +147,12 @@ async fn create(State(shared): Host, headers: HeaderMap, body: Body) -> Outcome 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ReadQuery {
-    at: Option<Tid>,
+    at: Option<String>,
 }
 
 async fn read(State(shared): Host, target: Target, uri: Uri) -> Outcome {
     let ReadQuery { at } = request::query(&uri)?;
+    let at = request::moment(at)?;
     reply(&shared.ask(Action::Get { object: target.object, at }).await?)
 }
 
@@ -185,6 +189,18 @@ async fn object_history(State(shared): Host, target: Target, uri: Uri) -> Outcom
 
 async fn whole_history(State(shared): Host, uri: Uri) -> Outcome {
     history::respond(shared, None, request::query(&uri)?).await
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Undo {
+    tids: Vec<Tid>,
+}
+
+async fn undo(State(shared): Host, headers: HeaderMap, body: Body) -> Outcome {
+    let request_id = request::request_id(&headers)?;
+    let Undo { tids } = request::parse_json(&receive(&shared, body).await?)?;
+    reply(&shared.ask(Action::Undo { tids, request_id }).await?)
 }
 
 async fn plugins(State(shared): Host) -> Outcome {
@@ -352,6 +368,7 @@ fn head_of(answer: &Answer) -> Option<&Head> {
         Answer::Object { at, .. } | Answer::Deleted { at } | Answer::Result { at, .. } => Some(at),
         Answer::Parents { at, .. } => Some(at),
         Answer::Status(status) => Some(&status.head),
+        Answer::Undone(undone) => Some(&undone.at),
         _ => None,
     }
 }

@@ -189,6 +189,11 @@ impl History {
         self.env.let_go_of_pages();
     }
 
+    /// See [`Env::clear_stale_readers`].
+    pub(super) fn clear_stale_readers(&self) -> Result<(), StorageError> {
+        self.env.clear_stale_readers()
+    }
+
     pub(super) fn read(&self) -> Result<HistoryView, StorageError> {
         // In this order: what the base does not have yet is still there in a view that was opened before.
         let txn = self.env.read()?;

@@ -27,7 +27,10 @@ use lmdb::{
 };
 use lmdb_sys::{MDB_FIRST, MDB_LAST, MDB_NEXT, MDB_PREV, MDB_SET_RANGE};
 
-use super::fault::{Inside, Watch};
+use super::{
+    fault::{Inside, Watch},
+    lease::Lease,
+};
 
 use super::Tid;
 
@@ -129,6 +132,7 @@ struct EnvInner {
     environment: Environment,
     databases: Vec<lmdb::Database>,
     path: PathBuf,
+    read_only: bool,
     /// Where the data file is mapped: the address and the length; none if the system does not tell.
     mapping: Option<(usize, usize)>,
     /// After `environment`: until that is closed, its pages may be read.
@@ -234,7 +238,8 @@ impl Env {
         drop(inside);
         let mapping = mapping(&path);
         watch.mapped_at(mapping);
-        let mut inner = EnvInner { environment, databases: Vec::new(), path, mapping, watch };
+        let read_only = options.read_only;
+        let mut inner = EnvInner { environment, databases: Vec::new(), path, read_only, mapping, watch };
         inner.make_whole_pages(options.read_only)?;
         inner.clear_stale_readers()?;
         for name in options.databases {
@@ -285,14 +290,21 @@ impl Env {
         Ok((bytes(system.f_bavail), bytes(system.f_blocks)))
     }
 
+    /// Frees the reader slots of processes that are gone.
+    pub(super) fn clear_stale_readers(&self) -> Result<(), StorageError> {
+        self.0.clear_stale_readers()
+    }
+
     /// Begins to read what is committed now. A transaction that is kept makes the file grow: end it soon.
     pub(super) fn read(&self) -> Result<ReadTxn, StorageError> {
+        // A host ends its own views in time; whoever only reads may be stopped at any moment.
+        let lease = self.0.read_only.then(Lease::begin);
         let _inside = self.enter();
         let txn = self.0.environment.begin_ro_txn().map_err(|error| failed(&self.0.path, error))?;
         // SAFETY: the transaction borrows the environment, which lives on the heap behind the `Arc` that goes into the same
         // value; fields drop in order, so the transaction ends before the environment can close.
         let txn = unsafe { std::mem::transmute::<RoTransaction<'_>, RoTransaction<'static>>(txn) };
-        Ok(ReadTxn { txn, env: self.clone() })
+        Ok(ReadTxn { txn, env: self.clone(), _lease: lease })
     }
 
     /// Begins to write. Only the thread that owns writing to this environment may call it.
@@ -392,6 +404,8 @@ pub(super) struct ReadTxn {
     // Before `env`: it has to end before the environment may close.
     txn: RoTransaction<'static>,
     env: Env,
+    /// Last: the view is over when the transaction is.
+    _lease: Option<Lease>,
 }
 
 // SAFETY: with thread-local reader slots off (`NO_TLS`), LMDB lets a read transaction be used by any one thread at a time.

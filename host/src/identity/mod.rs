@@ -15,8 +15,10 @@ mod fault;
 mod history;
 mod ids;
 mod index;
+mod lease;
 mod lmdb;
 mod matching;
+mod names;
 mod order;
 mod overlay;
 mod pack;
@@ -27,6 +29,7 @@ mod room;
 mod secondary;
 mod small;
 mod table;
+mod undo;
 mod verify;
 mod version;
 mod write;
@@ -37,9 +40,10 @@ mod tests;
 use std::{
     path::PathBuf,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwap;
@@ -51,24 +55,28 @@ pub use self::{
     batch::{BatchHeader, BatchView, Draft, Naming, Outcome, RecordedFailure, Transaction, Write, sort_generations},
     history::Head,
     ids::{BaseDigest, HexError, IdentityId, Incarnation, RecordHash, Tid},
+    lease::limit_views,
     lmdb::StorageError,
     matching::{Condition, Matching, Relation, Wanted},
     order::has_order,
     pack::{PackError, PackPlan, PackUntil},
-    read::Reader,
+    read::{NamesPage, Reader},
     rebuild::{RebuildError, Rebuilt, rebuild},
     record::ObjectRecord,
     room::Room,
     secondary::{INDEXES_SLOT, IndexDefinition, IndexNumber, IndexState},
     small::{Bytes, Small},
     table::Census,
+    undo::{MIGRATE, UndoError, UndoPlan, UndoRefusal},
     verify::{Damage, Progress, Verified, verify},
     version::{NameVersion, Pointers, Version},
     write::{CheckpointPlan, ClosedBatch, Committer, Keep, RequestMemory, Writer},
 };
 use self::{
     history::History,
+    names::Names,
     overlay::{Overlay, Weight},
+    read::View,
     table::{Checkpoint, Reached, RequestRow, Table},
     version::Versioned,
 };
@@ -148,14 +156,19 @@ impl Weight for Remembered {
     }
 }
 
+/// How long a walk keeps one view of the history: pages that were replaced since cannot be used again meanwhile, and the file grows.
+const VIEW_MAX: Duration = Duration::from_millis(20);
+
 /// What all threads share of an open identity.
 pub struct Identity {
     id: IdentityId,
     history: History,
     table: Table,
     objects: Overlay<ObjectId, Arc<Version>>,
-    names: Overlay<Arc<str>, Arc<NameVersion>>,
+    names: Names,
     requests: Overlay<Arc<str>, Remembered>,
+    /// The readers' views of the table. A lock because readers come and go on any thread; it is taken before a view's own.
+    views: Mutex<Vec<Weak<View>>>,
     /// The last durable record. Written by the committer alone.
     head: ArcSwap<Head>,
     /// The transaction that the table has reached. Written by the checkpointer alone, after the table's commit and before
@@ -240,7 +253,8 @@ impl Identity {
             history,
             table,
             objects: Overlay::new(),
-            names: Overlay::new(),
+            names: Names::new(),
+            views: Mutex::default(),
             requests: Overlay::new(),
             head: ArcSwap::from_pointee(head),
             reached: AtomicU64::new(reached.tid.0),
@@ -286,7 +300,8 @@ impl Identity {
         self.objects.len()
     }
 
-    /// Hands every batch from the one that holds `from` on to `visit`, in order, until it answers false.
+    /// Hands every batch from the one that holds `from` on to `visit`, in order, until it answers false. No view of the history is
+    /// kept for longer than [`VIEW_MAX`] and what `visit` takes: what is newer by then is walked too.
     ///
     /// # Errors
     ///
@@ -294,9 +309,66 @@ impl Identity {
     pub fn walk_history(
         &self,
         from: Tid,
-        visit: impl FnMut(&BatchView<'_>) -> Result<bool, StorageError>,
+        mut visit: impl FnMut(&BatchView<'_>) -> Result<bool, StorageError>,
     ) -> Result<(), StorageError> {
-        self.history.read()?.walk(from, visit)
+        let (mut next, mut goes_on) = (from, true);
+        while goes_on {
+            goes_on = false;
+            let opened = Instant::now();
+            self.history.read()?.walk(next, |batch| {
+                if !visit(batch)? {
+                    goes_on = false;
+                    return Ok(false);
+                }
+                next = batch.header.last.next();
+                goes_on = opened.elapsed() >= VIEW_MAX;
+                Ok(!goes_on)
+            })?;
+        }
+        Ok(())
+    }
+
+    /// The last transaction of the last batch that was handed over for commit at a time or before it; none is [`Tid::NONE`].
+    ///
+    /// # Errors
+    ///
+    /// If the storage fails or a record is damaged.
+    pub fn tid_at(&self, time_us: u64) -> Result<Tid, StorageError> {
+        let view = self.history.read()?;
+        let packed = view.packed().tid;
+        // What ends with `before` or earlier is not too late, what begins after `last` is.
+        let (mut before, mut last) = (packed.0, self.head().tid.0);
+        while before < last {
+            let middle = Tid(before + (last - before).div_ceil(2));
+            let header = view.with_batch(middle, |batch| Ok(batch.header.clone()))?;
+            let header = header.ok_or_else(|| view.damaged(middle, "the history does not have it"))?;
+            if header.time_us <= time_us {
+                before = header.last.0;
+            } else {
+                last = header.first.0 - 1;
+            }
+        }
+        match Tid(before) {
+            // When that was is not known any more.
+            Tid(at) if at == packed.0 && packed != Tid::NONE => Err(StorageError::Packed { before: packed }),
+            at => Ok(at),
+        }
+    }
+
+    /// Ends what readers no longer need but still keep from being written over: views of the table that it has left behind, and those of
+    /// processes that are gone. Quick, and to be done again and again.
+    ///
+    /// # Errors
+    ///
+    /// If the storage fails.
+    pub fn let_go_of_readers(&self) -> Result<(), StorageError> {
+        let reached = self.reached();
+        self.views.lock().unwrap_or_else(PoisonError::into_inner).retain(|view| {
+            let view = view.upgrade();
+            view.inspect(|view| view.leave_behind(reached)).is_some()
+        });
+        self.history.clear_stale_readers()?;
+        self.table.clear_stale_readers()
     }
 
     /// Hands the batch that holds transaction `tid` to `look`; none if there is no such transaction.
@@ -404,7 +476,7 @@ impl Identity {
         self.objects.settle(until, plan.keep.objects, plan.keep.bytes);
         self.names.settle(until, plan.keep.objects, plan.keep.bytes / 8);
         self.requests.settle(until, 0, 0);
-        Ok(())
+        self.let_go_of_readers()
     }
 }
 

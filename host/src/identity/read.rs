@@ -1,6 +1,9 @@
 //! Reading objects and names, now or as of a transaction.
+//!
+//! A view of an LMDB file that is kept makes the file grow, so none outlives its purpose. What is read as of a transaction does not change:
+//! a long walk reads as of one, and takes a new view whenever it likes.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 
 use rustc_hash::FxHashMap;
 use theseus_value::ObjectId;
@@ -14,14 +17,42 @@ use super::{
 
 /// One thread's way to read an identity.
 ///
-/// It keeps a view of the object table open between reads, because opening one costs more than a read; a thread that has
-/// nothing to do has to [`release`](Self::release) it, or the table's file grows.
+/// It keeps a view of the object table open between reads, because opening one costs more than a read. The checkpointer takes it
+/// away when the table has moved on, whatever the thread is busy with then.
 pub struct Reader {
     identity: Arc<Identity>,
-    table: Option<(Tid, TableView)>,
+    table: Arc<View>,
     /// What [`last_in_schema`](Self::last_in_schema) found, and as of which version: objects derived from one prototype all
     /// ask for the same.
     former: FxHashMap<(ObjectId, u32), Former>,
+}
+
+/// A reader's view of the object table, with the transaction that the table had reached.
+#[derive(Default)]
+pub(super) struct View {
+    // A lock because the checkpointer ends views that are too old; the reader holds it for one read.
+    open: Mutex<Option<(Tid, TableView)>>,
+}
+
+impl View {
+    /// Ends it if the table has gone beyond it, unless it is being read at this moment.
+    pub(super) fn leave_behind(&self, reached: Tid) {
+        let mut open = match self.open.try_lock() {
+            Ok(open) => open,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return,
+        };
+        open.take_if(|(opened_at, _)| *opened_at != reached);
+    }
+}
+
+/// A part of a listing.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NamesPage {
+    /// Names and the objects that they stand for, in the order of the names.
+    pub names: Vec<(String, ObjectId)>,
+    /// The last name that was looked at, if there are more after it.
+    pub next: Option<String>,
 }
 
 /// As of which version, and what was found.
@@ -33,7 +64,9 @@ const FORMER_MAX: usize = 256;
 impl Reader {
     /// A reader without a view as yet.
     pub fn new(identity: Arc<Identity>) -> Reader {
-        Reader { identity, table: None, former: FxHashMap::default() }
+        let table = Arc::new(View::default());
+        identity.views.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&table));
+        Reader { identity, table, former: FxHashMap::default() }
     }
 
     /// The identity behind it.
@@ -43,7 +76,7 @@ impl Reader {
 
     /// Lets go of the view of the object table. The next read opens a new one.
     pub fn release(&mut self) {
-        self.table = None;
+        *self.table.open.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     /// The newest version of an object, durable or not: what the executor sees.
@@ -54,7 +87,7 @@ impl Reader {
     pub fn newest(&mut self, object: ObjectId) -> Result<Option<Arc<Version>>, StorageError> {
         match self.identity.objects.newest(&object) {
             Some((_, version)) => Ok(Some(version)),
-            None => Ok(self.table()?.object(object)?.map(Arc::new)),
+            None => Ok(self.table(|table| table.object(object))?.map(Arc::new)),
         }
     }
 
@@ -160,11 +193,11 @@ impl Reader {
     }
 
     /// The newest durable version: the only one from which the history can be followed back.
-    fn durable(&mut self, object: ObjectId) -> Result<Option<Arc<Version>>, StorageError> {
+    pub(super) fn durable(&mut self, object: ObjectId) -> Result<Option<Arc<Version>>, StorageError> {
         let identity = &self.identity;
         match identity.objects.newest_durable(&object, || identity.head().tid) {
             Some(version) => Ok(Some(version)),
-            None => Ok(self.table()?.object(object)?.map(Arc::new)),
+            None => Ok(self.table(|table| table.object(object))?.map(Arc::new)),
         }
     }
 
@@ -176,7 +209,7 @@ impl Reader {
     pub fn newest_name(&mut self, name: &str) -> Result<Option<Arc<NameVersion>>, StorageError> {
         match self.identity.names.newest(name) {
             Some((_, version)) => Ok(Some(version)),
-            None => Ok(self.table()?.name(name)?.map(Arc::new)),
+            None => Ok(self.table(|table| table.name(name))?.map(Arc::new)),
         }
     }
 
@@ -215,44 +248,54 @@ impl Reader {
     }
 
     /// The newest durable version of a name.
-    fn durable_name(&mut self, name: &str) -> Result<Option<Arc<NameVersion>>, StorageError> {
+    pub(super) fn durable_name(&mut self, name: &str) -> Result<Option<Arc<NameVersion>>, StorageError> {
         let identity = &self.identity;
         match identity.names.newest_durable(name, || identity.head().tid) {
             Some(version) => Ok(Some(version)),
-            None => Ok(self.table()?.name(name)?.map(Arc::new)),
+            None => Ok(self.table(|table| table.name(name))?.map(Arc::new)),
         }
     }
 
-    /// Up to `limit` names that begin with `prefix` and come after `after`, in order, as of the last durable transaction.
+    /// The names that begin with `prefix` and come after `after`, in order, that stood for an object as of a durable transaction: of the
+    /// next `examine` names that were ever given. Whether the objects were still there is not asked.
     ///
     /// # Errors
     ///
-    /// If the storage fails or a row is damaged.
+    /// If the storage fails, or a row or record is damaged.
     pub fn names(
         &mut self,
         prefix: &str,
         after: Option<&str>,
-        limit: usize,
-    ) -> Result<Vec<(String, ObjectId)>, StorageError> {
-        let within = |name: &str| name.starts_with(prefix) && after.is_none_or(|after| name > after);
-        let identity = &self.identity;
-        let mut overlaid = identity.names.changed(Tid::NONE, || identity.head().tid);
-        overlaid.retain(|(name, _)| within(name));
-        let hidden: rustc_hash::FxHashSet<Arc<str>> = overlaid.iter().map(|(name, _)| name.clone()).collect();
-        let mut found: Vec<(String, ObjectId)> =
-            overlaid.into_iter().filter_map(|(name, version)| Some((name.to_string(), version.record?))).collect();
+        at: Tid,
+        examine: usize,
+    ) -> Result<NamesPage, StorageError> {
+        // The overlay first: what leaves it meanwhile is in the table.
+        let overlaid = self.identity.names.following(prefix, after, examine + 1);
+        let mut given: Vec<String> = overlaid.iter().map(|name| (**name).to_owned()).collect();
         let from = after.filter(|after| *after > prefix).unwrap_or(prefix);
         let mut tabled = 0;
-        self.table()?.names(from, |name, version| {
-            if let Some(object) = version.record.filter(|_| within(name) && !hidden.contains(name)) {
-                found.push((name.to_owned(), object));
-                tabled += 1;
-            }
-            tabled < limit && (name.starts_with(prefix) || name < prefix)
+        self.table(|table| {
+            table.names(from, |name| {
+                let begins = name.starts_with(prefix);
+                if begins && after.is_none_or(|after| name > after) {
+                    given.push(name.to_owned());
+                    tabled += 1;
+                }
+                begins && tabled <= examine
+            })
         })?;
-        found.sort();
-        found.truncate(limit);
-        Ok(found)
+        given.sort_unstable();
+        given.dedup();
+        let more = given.len() > examine;
+        given.truncate(examine);
+        let next = given.last().filter(|_| more).cloned();
+        let mut names = Vec::with_capacity(given.len());
+        for name in given {
+            if let Some(object) = self.snapshot_name(&name, at)? {
+                names.push((name, object));
+            }
+        }
+        Ok(NamesPage { names, next })
     }
 
     /// What became of a request id, if it is remembered. The outcome is filled in.
@@ -263,7 +306,7 @@ impl Reader {
     pub fn request(&mut self, id: &str) -> Result<Option<(Remembered, Arc<Outcome>)>, StorageError> {
         let remembered = match self.identity.requests.newest(id) {
             Some((_, remembered)) => remembered,
-            None => match self.table()?.request(id)? {
+            None => match self.table(|table| table.request(id))? {
                 Some(row) => {
                     let RequestRow { tid, target, fingerprint, time_us } = row;
                     Remembered { tid, target, fingerprint, time_us, outcome: None }
@@ -335,27 +378,26 @@ impl Reader {
 
     /// Lets go of the view of the object table if the table has moved on, so that it does not keep old pages in use.
     pub fn refresh(&mut self) {
-        if self.table.as_ref().is_some_and(|(opened_at, _)| *opened_at != self.identity.reached()) {
-            self.table = None;
-        }
+        self.table.leave_behind(self.identity.reached());
     }
 
-    /// The view of the table, opened anew if the table has moved on: what has left the overlay since would be missed.
-    fn table(&mut self) -> Result<&TableView, StorageError> {
+    /// Reads the table, on a view that is opened anew if the table has moved on: what has left the overlay since would be missed.
+    fn table<R>(&self, read: impl FnOnce(&TableView) -> Result<R, StorageError>) -> Result<R, StorageError> {
+        let mut open = self.table.open.lock().unwrap_or_else(PoisonError::into_inner);
         let reached = self.identity.reached();
-        if self.table.as_ref().is_none_or(|(opened_at, _)| *opened_at != reached) {
-            self.table = None;
-            self.table = Some((reached, self.identity.table.read()?));
+        if open.as_ref().is_none_or(|(opened_at, _)| *opened_at != reached) {
+            *open = None;
+            *open = Some((reached, self.identity.table.read()?));
         }
-        Ok(&self.table.as_ref().expect("it was opened above").1)
+        read(&open.as_ref().expect("it was opened above").1)
     }
 }
 
 /// A version as the history has it.
-struct Written<T> {
-    tid: Tid,
-    pointers: Pointers,
-    record: Option<T>,
+pub(super) struct Written<T> {
+    pub tid: Tid,
+    pub pointers: Pointers,
+    pub record: Option<T>,
 }
 
 /// Follows the versions of an object or a name back to the newest, before the one with `pointers`, that is not too new.
@@ -404,7 +446,11 @@ pub(super) fn version_at<K: Versioned + ?Sized>(
 }
 
 /// The version of an object or a name that transaction `tid` made.
-fn written<K: Versioned + ?Sized>(view: &HistoryView, key: &K, tid: Tid) -> Result<Written<K::Content>, StorageError> {
+pub(super) fn written<K: Versioned + ?Sized>(
+    view: &HistoryView,
+    key: &K,
+    tid: Tid,
+) -> Result<Written<K::Content>, StorageError> {
     let version = view.version(key, tid)?;
     let missing = || view.damaged(tid, format!("it should have written {}, and did not", key.describe()));
     let version = version.ok_or_else(missing)?;

@@ -140,6 +140,11 @@ impl Table {
         Ok(Table { env: Env::open(&options)? })
     }
 
+    /// See [`Env::clear_stale_readers`].
+    pub(super) fn clear_stale_readers(&self) -> Result<(), StorageError> {
+        self.env.clear_stale_readers()
+    }
+
     pub(super) fn read(&self) -> Result<TableView, StorageError> {
         Ok(TableView { txn: self.env.read()?, env: self.env.clone() })
     }
@@ -284,15 +289,10 @@ impl TableView {
     }
 
     /// Names from `from` on, in order, freed ones too, until `visit` answers false.
-    pub(super) fn names(
-        &self,
-        from: &str,
-        mut visit: impl FnMut(&str, NameVersion) -> bool,
-    ) -> Result<(), StorageError> {
-        self.txn.walk(NAMES, from.as_bytes(), |key, value| {
+    pub(super) fn names(&self, from: &str, mut visit: impl FnMut(&str) -> bool) -> Result<(), StorageError> {
+        self.txn.walk(NAMES, from.as_bytes(), |key, _| {
             let name = std::str::from_utf8(key).map_err(|error| self.env.damaged("a name", error.to_string()))?;
-            let version = self.open(NAMES, key, value, &format!("the name `{name}`"), Version::decode_row)?;
-            Ok(visit(name, version))
+            Ok(visit(name))
         })
     }
 

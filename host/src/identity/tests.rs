@@ -1,6 +1,7 @@
 //! The identity against a plain model of it, through every order of batches, commits, failures, checkpoints and reopening.
 
 mod secondary;
+mod undo;
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -270,10 +271,21 @@ impl Subject {
                 Err(error) => assert!(at < packed && is_packed(&error), "{name} as of {at}: {error}"),
             }
         }
-        let listed = reader.names("name-", None, 100).unwrap();
-        let expected = self.states[self.durable].1.iter();
-        let expected: Vec<_> = expected.filter_map(|(name, id)| Some((name.clone(), ObjectId((*id)?)))).collect();
-        assert_eq!(listed, expected);
+        // Listed in pages, as of the head and as of the past.
+        for at in [self.durable, at % (self.durable + 1)] {
+            let (mut listed, mut after) = (Vec::new(), None);
+            loop {
+                let page = reader.names("name-", after.as_deref(), Tid(at as u64), 1 + at % 3).unwrap();
+                listed.extend(page.names);
+                after = page.next;
+                if after.is_none() {
+                    break;
+                }
+            }
+            let expected = self.states[at].1.iter();
+            let expected: Vec<_> = expected.filter_map(|(name, id)| Some((name.clone(), ObjectId((*id)?)))).collect();
+            assert_eq!(listed, expected, "as of {at} of {}", self.durable);
+        }
         for request in 0..6 {
             let expected = self.requests.get(&request).copied();
             match writer.reader().request(&format!("request-{request}")) {

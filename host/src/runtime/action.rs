@@ -15,6 +15,15 @@ pub use crate::swap::{MigratedBy, SwapOptions, rehearsal};
 /// The number of a transaction: 1, 2, 3 ... without gaps.
 pub type Tid = u64;
 
+/// A moment of the history.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum At {
+    /// After a transaction.
+    Tid(Tid),
+    /// At a time: after the last commit before it.
+    Time { us: u64 },
+}
+
 /// An object as a client names it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum ObjectRef {
@@ -37,12 +46,12 @@ pub enum Action {
     Delete { object: ObjectRef, request_id: Option<String> },
     /// Sends a message. `arguments` is a map (by name), an array (by position) or null (none).
     Call { object: ObjectRef, method: String, arguments: Value, request_id: Option<String>, mode: CallMode },
-    /// One object, now or as of a transaction.
-    Get { object: ObjectRef, at: Option<Tid> },
-    /// Names and the objects that carry them, in name order; `after` continues a listing.
-    List { prefix: String, after: Option<String>, limit: usize },
-    /// Transactions from `from` on, oldest first: all, or those that wrote `object`.
-    History { object: Option<ObjectRef>, from: Tid, limit: usize },
+    /// One object, now or at a moment of the past.
+    Get { object: ObjectRef, at: Option<At> },
+    /// Names and the objects that carry them, in name order, now or at a moment of the past; `after` continues a listing.
+    List { prefix: String, after: Option<String>, limit: usize, at: Option<At> },
+    /// Transactions from `from` on, oldest first: all, or those that wrote `object`. A time is that of the commit.
+    History { object: Option<ObjectRef>, from: At, limit: usize },
     /// The state of the host.
     Status,
     /// The plugins in force, and the retired ones that are still loaded.
@@ -61,6 +70,8 @@ pub enum Action {
     SetParents { object: ObjectRef, parents: Vec<ObjectRef>, request_id: Option<String> },
     /// The messages that nobody understood.
     Misses,
+    /// Takes transactions back: what they wrote becomes what it was before them.
+    Undo { tids: Vec<Tid>, request_id: Option<String> },
 }
 
 /// How a `Call` may be executed.
@@ -85,8 +96,9 @@ pub enum Answer {
     Result { value: Value, tid: Option<Tid>, at: Head },
     /// Of `Get`.
     Record(ObjectView),
-    /// Of `List`.
-    Names { names: Vec<(String, ObjectId, String)>, more: bool },
+    /// Of `List`, as of transaction `at`; `next` is the name after which to go on, none if the end was reached. There may be more although
+    /// there are few names, or none: names that have become free are looked at too.
+    Names { names: Vec<(String, ObjectId, String)>, next: Option<String>, at: Tid },
     /// Of `History`; `next` is where to go on, none if the end was reached.
     History { transactions: Vec<TransactionView>, next: Option<Tid> },
     /// Of `Status`.
@@ -107,6 +119,8 @@ pub enum Answer {
     Parents { parents: Vec<ObjectId>, at: Head },
     /// Of `Misses`.
     Misses(MissesView),
+    /// Of `Undo`.
+    Undone(UndoneView),
 }
 
 /// A point of the history that is durable: its last transaction and the digest of its last record.
@@ -129,6 +143,22 @@ pub struct ObjectView {
     /// The transaction that wrote this version, and how many versions there are up to it.
     pub tid: Tid,
     pub version: u64,
+}
+
+/// What an undo did.
+#[derive(Clone, PartialEq, Debug)]
+pub struct UndoneView {
+    /// Its own transaction; none if there was nothing to take back.
+    pub tid: Option<Tid>,
+    pub at: Head,
+    /// The objects that are what they were before.
+    pub restored: Vec<ObjectId>,
+    /// Those that are gone, because they did not exist before.
+    pub removed: Vec<ObjectId>,
+    /// The names that stand for what they stood for before, or for nothing.
+    pub names: Vec<String>,
+    /// From which transaction on nobody looked for references to what is gone.
+    pub unchecked: Option<Tid>,
 }
 
 /// One transaction of the history.
@@ -433,6 +463,10 @@ pub struct ActionError {
 
 /// Codes of [`ActionError`] beyond those of the ABI.
 pub mod codes {
+    /// What an undo would take back was written since, or is needed.
+    pub const UNDO_CONFLICT: &str = "undo_conflict";
+    /// What only the host itself can take back.
+    pub const NOT_UNDOABLE: &str = "not_undoable";
     /// A bounded queue is full; try again later. (HTTP 429)
     pub const OVERLOADED: &str = "overloaded";
     /// The host is stopping; the next one will answer. (HTTP 503)

@@ -11,7 +11,7 @@ use crossbeam_channel::{Receiver, Sender, after, bounded, never, select};
 use theseus_value::{ObjectId, Value};
 
 use super::{
-    action::{Action, ActionError, Answer, CallMode, Head, ObjectRef, StatusView, SwapOptions},
+    action::{self, Action, ActionError, Answer, CallMode, Head, ObjectRef, StatusView, SwapOptions},
     jobs::{Job, Jobs},
     operator::{Operator, QUEUE_MAX},
     owner::{OwnerError, OwnerLock},
@@ -230,12 +230,13 @@ impl Runtime {
             }
             Action::Misses => reply(Ok(views::misses(self.engine.plugins().misses()))),
             Action::Get { object, at } => self.read(reply, move |worker| views::object(worker.reader(), &object, at)),
-            Action::List { prefix, after, limit } => {
-                self.read(reply, move |worker| views::names(worker.reader(), &prefix, after.as_deref(), limit));
+            Action::List { prefix, after, limit, at } => {
+                self.read(reply, move |worker| views::names(worker.reader(), &prefix, after, limit, at));
             }
             Action::History { object, from, limit } => {
                 self.read(reply, move |worker| views::history(worker.reader(), object.as_ref(), from, limit));
             }
+            Action::Undo { tids, request_id } => self.undo(tids, request_id, reply),
             Action::Status => reply(Ok(Answer::Status(self.status()))),
             Action::Plugins => reply(Ok(Answer::Plugins(self.operator.plugins_view()))),
             Action::Rehearse { paths, last, told } => {
@@ -437,6 +438,19 @@ impl Runtime {
         {
             reply(Err(views::refusal(&refusal)));
         }
+    }
+
+    /// Plans the undo beside the executor, which then only has to see whether the plan still holds.
+    fn undo(&self, tids: Vec<action::Tid>, request_id: Option<String>, reply: Reply) {
+        let engine = self.engine.clone();
+        self.on_query_thread(reply, move |worker, reply| {
+            let tids: Vec<_> = tids.into_iter().map(Tid).collect();
+            let plan = exec::plan_undo(worker.reader(), &tids);
+            let reply: exec::Reply = Box::new(move |done| {
+                reply(done.map_err(|refusal| views::refusal(&refusal)).and_then(|done| views::undone(&done)));
+            });
+            engine.command(Command { doing: Doing::Undo { tids, plan }, request_id, reply });
+        });
     }
 
     fn order(&self, action: Action, reply: Reply) {

@@ -1,6 +1,9 @@
 //! What can be asked of an identity whose host is not running.
 
-use std::{fs, time::Instant};
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
 
 use super::{
     OpenError,
@@ -48,6 +51,7 @@ pub fn init(home: &Home, config: &Config) -> Result<String, OpenError> {
 /// If a host has the identity, if there is none, or as the action itself fails.
 pub fn perform(home: &Home, action: Action) -> Result<Answer, ActionError> {
     let config = Config::load(home).map_err(|error| views::error(codes::BAD_REQUEST, error.to_string()))?;
+    identity::limit_views(Duration::from_millis(config.identity.view_ms_max));
     let missing = || StorageError::Missing { path: home.history() };
     if !home.history().join("data.mdb").exists() {
         return Err(views::storage(missing()));
@@ -64,7 +68,7 @@ pub fn perform(home: &Home, action: Action) -> Result<Answer, ActionError> {
     };
     match action {
         Action::Get { object, at } => views::object(&mut reader, &object, at),
-        Action::List { prefix, after, limit } => views::names(&mut reader, &prefix, after.as_deref(), limit),
+        Action::List { prefix, after, limit, at } => views::names(&mut reader, &prefix, after, limit, at),
         Action::History { object, from, limit } => views::history(&mut reader, object.as_ref(), from, limit),
         Action::Plugins => Ok(Answer::Plugins(PluginsView {
             plugins: plugins(home, &resume.generations),
@@ -142,6 +146,7 @@ pub fn resume(home: &Home) -> Result<Option<String>, OpenError> {
 /// If there is no identity or the storage fails; damage is part of the report.
 pub fn verify(home: &Home, progress: &mut dyn FnMut(u64, u64)) -> Result<VerifyReport, OpenError> {
     let config = Config::load(home).map_err(|error| OpenError::Home { problem: error.to_string() })?;
+    identity::limit_views(Duration::from_millis(config.identity.view_ms_max));
     let started = Instant::now();
     let found = identity::verify(&host::place(home, &config), progress)?;
     Ok(VerifyReport {

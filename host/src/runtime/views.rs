@@ -6,11 +6,14 @@ use theseus_abi::FailureCode;
 use theseus_value::{ObjectId, Value};
 
 use super::action::{
-    self, ActionError, Answer, MissView, MissesView, ObjectRef, ObjectView, StorageView, TransactionView, codes,
+    self, ActionError, Answer, At, MissView, MissesView, ObjectRef, ObjectView, StorageView, TransactionView,
+    UndoneView, codes,
 };
 use crate::{
-    exec::{Misses, ObjectName, Refusal, Shortage},
-    identity::{BatchHeader, Head, Outcome, Reader, RecordedFailure, Room, StorageError, Tid, Transaction},
+    exec::{Done, Misses, ObjectName, Refusal, Shortage},
+    identity::{
+        BatchHeader, Head, Outcome, Reader, RecordedFailure, Room, StorageError, Tid, Transaction, UndoRefusal,
+    },
 };
 
 /// How many transactions one answer holds at most.
@@ -18,6 +21,12 @@ const HISTORY_MAX: usize = 10_000;
 
 /// How many names one answer holds at most.
 const NAMES_MAX: usize = 10_000;
+
+/// How many names are looked at for one answer at most: each may take a walk through the history.
+const NAMES_EXAMINED_MAX: usize = 2 * NAMES_MAX;
+
+/// How many are looked at together at least.
+const NAMES_EXAMINED_MIN: usize = 64;
 
 pub(super) fn head(head: Head) -> action::Head {
     action::Head { tid: head.tid.0, hash: head.hash.0 }
@@ -57,17 +66,26 @@ pub(super) fn storage_room(room: Option<Room>, shortage: Option<Arc<Shortage>>) 
     }
 }
 
-/// One object, now or as of a transaction.
-pub(super) fn object(reader: &mut Reader, object: &ObjectRef, at: Option<action::Tid>) -> Result<Answer, ActionError> {
+/// The transaction as of which a client wants to see something: the last durable one, if it does not say.
+pub(super) fn moment(reader: &Reader, at: Option<At>) -> Result<Tid, ActionError> {
     let newest = reader.identity().head().tid;
-    let at = match at {
-        Some(at) if at == 0 || at > newest.0 => {
+    match at {
+        None => Ok(newest),
+        Some(At::Tid(at)) if at == 0 || at > newest.0 => {
             let message = format!("there is no transaction {at}: the history has 1 to {newest}");
-            return Err(error(codes::NO_SUCH_TRANSACTION, message));
+            Err(error(codes::NO_SUCH_TRANSACTION, message))
         }
-        Some(at) => Tid(at),
-        None => newest,
-    };
+        Some(At::Tid(at)) => Ok(Tid(at)),
+        Some(At::Time { us }) => match reader.identity().tid_at(us).map_err(storage)? {
+            Tid::NONE => Err(error(codes::NO_SUCH_TRANSACTION, "nothing had been committed at that time")),
+            at => Ok(at),
+        },
+    }
+}
+
+/// One object, now or at a moment of the past.
+pub(super) fn object(reader: &mut Reader, object: &ObjectRef, at: Option<At>) -> Result<Answer, ActionError> {
+    let at = moment(reader, at)?;
     let id = find(reader, object, at)?;
     let version = reader.as_of(id, at).map_err(storage)?;
     let found = version.as_ref().and_then(|version| Some((version, version.record.as_ref()?)));
@@ -100,28 +118,33 @@ pub(super) fn find(reader: &mut Reader, object: &ObjectRef, at: Tid) -> Result<O
     }
 }
 
+/// Names and their objects, as many as `limit`, unless too many had become free.
 pub(super) fn names(
     reader: &mut Reader,
     prefix: &str,
-    after: Option<&str>,
+    after: Option<String>,
     limit: usize,
+    at: Option<At>,
 ) -> Result<Answer, ActionError> {
-    let limit = limit.clamp(1, NAMES_MAX);
-    let head = reader.identity().head().tid;
-    let (mut names, mut after) = (Vec::new(), after.map(str::to_owned));
+    let (at, limit) = (moment(reader, at)?, limit.clamp(1, NAMES_MAX));
+    let (mut names, mut next, mut examined) = (Vec::new(), after, 0);
     loop {
-        let found = reader.names(prefix, after.as_deref(), limit + 1).map_err(storage)?;
-        let end = found.len() <= limit;
-        after = found.last().map(|(name, _)| name.clone());
-        for (name, id) in found {
+        let examine = (limit - names.len()).max(NAMES_EXAMINED_MIN);
+        let page = reader.names(prefix, next.as_deref(), at, examine).map_err(storage)?;
+        examined += examine;
+        next = page.next;
+        for (name, id) in page.names {
             // A name ends with its object.
-            let record = reader.snapshot(id, head).map_err(storage)?.and_then(|version| version.record.clone());
-            names.extend(record.map(|record| (name, id, record.behavior.to_string())));
+            let record = reader.snapshot(id, at).map_err(storage)?.and_then(|version| version.record.clone());
+            let Some(record) = record else { continue };
+            if names.len() == limit {
+                next = names.last().map(|(name, ..): &(String, ObjectId, String)| name.clone());
+                return Ok(Answer::Names { names, next, at: at.0 });
+            }
+            names.push((name, id, record.behavior.to_string()));
         }
-        let more = names.len() > limit;
-        if more || end {
-            names.truncate(limit);
-            return Ok(Answer::Names { names, more });
+        if next.is_none() || examined >= NAMES_EXAMINED_MAX {
+            return Ok(Answer::Names { names, next, at: at.0 });
         }
     }
 }
@@ -130,11 +153,14 @@ pub(super) fn names(
 pub(super) fn history(
     reader: &mut Reader,
     object: Option<&ObjectRef>,
-    from: action::Tid,
+    from: At,
     limit: usize,
 ) -> Result<Answer, ActionError> {
     let limit = limit.clamp(1, HISTORY_MAX);
-    let from = Tid(from.max(1));
+    let from = match from {
+        At::Tid(from) => Tid(from.max(1)),
+        At::Time { us } => reader.identity().tid_at(us.saturating_sub(1)).map_err(storage)?.next(),
+    };
     let (transactions, next) = match object {
         Some(object) => {
             let head = reader.identity().head().tid;
@@ -255,8 +281,50 @@ pub(super) fn refusal(refusal: &Refusal) -> ActionError {
         Refusal::StorageFailed { .. } => error(codes::STORAGE_FAILED, message),
         Refusal::RequestIdReused { .. } => error(codes::REQUEST_ID_REUSED, message),
         Refusal::NotAdmitted { .. } => error(codes::PLAN_REFUSED, message),
+        Refusal::NotUndone(refusal) => not_undone(refusal),
         Refusal::Failed(failure) => recorded(&RecordedFailure::from(failure.clone()), Tid::NONE),
     }
+}
+
+fn not_undone(refusal: &UndoRefusal) -> ActionError {
+    let (code, kind, tid) = match refusal {
+        UndoRefusal::NoSuchTransaction { .. } => (codes::NO_SUCH_TRANSACTION, None, None),
+        UndoRefusal::NotUndoable { tid, .. } => (codes::NOT_UNDOABLE, None, Some(tid.0)),
+        UndoRefusal::WrittenSince { by, .. } => (codes::UNDO_CONFLICT, Some("written_since"), Some(by.0)),
+        UndoRefusal::NeededSince { by, .. } => (codes::UNDO_CONFLICT, Some("needed_since"), Some(by.0)),
+        UndoRefusal::DeletedSince { by, .. } => (codes::UNDO_CONFLICT, Some("deleted_since"), Some(by.0)),
+        UndoRefusal::Unreadable { .. } => (codes::UNDO_CONFLICT, Some("unreadable"), None),
+        UndoRefusal::TooMany => (FailureCode::LIMIT_EXCEEDED.name(), None, None),
+    };
+    ActionError { code: code.to_owned(), kind: kind.map(str::to_owned), message: refusal.to_string(), tid }
+}
+
+/// What an undo did, as its transaction tells.
+pub(super) fn undone(done: &Done) -> Result<Answer, ActionError> {
+    let Outcome::Done(result) = &*done.outcome else {
+        unreachable!("an undo that fails is refused");
+    };
+    let Value::Map(told) = value(result)? else { unreachable!("an undo tells what it did in a map") };
+    let items = |name: &str| match told.get(name) {
+        Some(Value::Array(items)) => &items[..],
+        _ => &[],
+    };
+    let objects = |name: &str| {
+        items(name).iter().filter_map(|item| if let Value::Ref(object) = item { Some(*object) } else { None }).collect()
+    };
+    let text = |item: &Value| if let Value::Text(name) = item { Some(name.clone()) } else { None };
+    let unchecked = match told.get("unchecked") {
+        Some(Value::Int(tid)) => u64::try_from(*tid).ok(),
+        _ => None,
+    };
+    Ok(Answer::Undone(UndoneView {
+        tid: done.tid.map(|tid| tid.0),
+        at: head(done.head),
+        restored: objects("restored"),
+        removed: objects("removed"),
+        names: items("names").iter().filter_map(text).collect(),
+        unchecked,
+    }))
 }
 
 pub(super) fn storage(failure: StorageError) -> ActionError {

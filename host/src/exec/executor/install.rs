@@ -11,12 +11,9 @@ use theseus_value::{ObjectId, Value};
 use super::{Executed, Executor, Recording};
 use crate::{
     exec::{Admit, MigrationStep, Refusal, Remember, now_us},
-    identity::Outcome,
+    identity::{MIGRATE, Outcome},
     plugin::Generation,
 };
-
-/// Under which a step of the migration stands in the history.
-const MIGRATE: &str = "theseus.migrate";
 
 impl Executor {
     /// Puts another set in force between two batches.

@@ -166,17 +166,17 @@ impl Rehearsal {
         let mut wanted: FxHashSet<ObjectId> = report.objects().collect();
         let mut reader = Reader::new(self.identity.clone());
         let (mut after, mut seen) = (None, 0);
+        let head = self.identity.head().tid;
         while !wanted.is_empty() && seen < NAMES_MAX {
-            let page = reader.names("", after.as_deref(), PAGE)?;
-            let end = page.len() < PAGE;
-            seen += page.len();
-            after = page.last().map(|(name, _)| name.clone());
-            for (name, object) in page {
+            let page = reader.names("", after.as_deref(), head, PAGE)?;
+            seen += PAGE;
+            for (name, object) in page.names {
                 if wanted.remove(&object) {
                     report.names.insert(object, name);
                 }
             }
-            if end {
+            after = page.next;
+            if after.is_none() {
                 break;
             }
         }
