@@ -63,6 +63,11 @@ pub struct HostTable {
         &mut RVec<u8>,
         &mut RVec<u8>,
     ) -> RResult<(), Failure>,
+    /// Posts a message for after the commit: target, method, arguments, after how many microseconds it is due, and after how many
+    /// again and again, 0 for never. Answers the message, which is an object.
+    pub post: extern "C" fn(CallToken, u64, RStr<'_>, RSlice<'_, u8>, u64, u64) -> RResult<u64, Failure>,
+    /// Takes a posted message back; answers whether it was still there.
+    pub cancel: extern "C" fn(CallToken, u64) -> RResult<bool, Failure>,
     /// Passes a log line (target, text) to the host's log. May be called from any thread and outside calls.
     #[sabi(last_prefix_field)]
     pub log: extern "C" fn(LogLevel, RStr<'_>, RStr<'_>),
@@ -85,6 +90,8 @@ pub(crate) const fn layout(digest: u64) -> u64 {
         parents,
         set_parents,
         resend,
+        post,
+        cancel,
         log,
     )
 }

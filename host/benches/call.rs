@@ -167,6 +167,14 @@ impl CallHost for NoHost {
         refused()
     }
 
+    fn post(&mut self, _: ObjectId, _: &str, _: &[u8], _: u64, _: Option<u64>) -> Result<ObjectId, Failure> {
+        refused()
+    }
+
+    fn cancel(&mut self, _: ObjectId) -> Result<bool, Failure> {
+        refused()
+    }
+
     fn resend(&mut self, _: &Resent<'_>, _: &mut RVec<u8>, _: &mut RVec<u8>) -> Result<(), Failure> {
         refused()
     }

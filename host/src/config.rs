@@ -96,10 +96,26 @@ section! {
         objects_per_transaction_max: usize = 100_000, Some(1);
         /// How many bytes of objects and names one transaction may write. Each write counts 64 bytes more.
         write_bytes_per_transaction_max: usize = 64 << 20, Some(1);
+        /// How many posted messages may wait; more are refused.
+        messages_waiting_max: u64 = 10_000_000, Some(1);
         /// How long one message may take before the host counts as unhealthy, in milliseconds.
         call_deadline_ms: u64 = 10_000, Some(1);
         /// How long a stopping host may take to finish the requests it has begun, in milliseconds.
         drain_ms_max: u64 = 30_000, Some(1);
+    }
+}
+
+section! {
+    /// Delivering posted messages.
+    Messages in "messages" {
+        /// How many deliveries may be under way at once: their share of the executor's queue.
+        in_flight_max: usize = 1000, Some(1);
+        /// How often a delivery is tried before the message is set aside.
+        attempts_max: u64 = 10, Some(1);
+        /// How long a message rests after its first failure, in milliseconds; twice as long after each further one ...
+        retry_ms: u64 = 1000, Some(1);
+        /// ... but at most so long.
+        retry_ms_max: u64 = 3_600_000, Some(1);
     }
 }
 
@@ -128,6 +144,8 @@ section! {
         view_ms_max: u64 = 60_000, Some(1);
         /// How long a request id is remembered, in milliseconds, so that a request sent again is not executed again.
         request_ids_ms: u64 = 86_400_000, Some(1);
+        /// How many indexes there may be. Each makes the object table larger, and checkpoints longer.
+        indexes_max: usize = 64, Some(0);
         /// How many request ids are remembered at most; of more, the oldest are forgotten before their time.
         request_ids_max: usize = 1_000_000, Some(1);
     }
@@ -211,6 +229,8 @@ pub struct Config {
     pub execution: Execution,
     /// The identity.
     pub identity: Identity,
+    /// Delivering posted messages.
+    pub messages: Messages,
     /// Plugins.
     pub plugins: Plugins,
     /// What the host writes to its standard error.
@@ -296,6 +316,7 @@ impl Config {
         out.push('\n');
         self.http.render(&mut out);
         self.execution.render(&mut out);
+        self.messages.render(&mut out);
         self.identity.render(&mut out);
         self.plugins.render(&mut out);
         self.log.render(&mut out);
@@ -307,6 +328,7 @@ impl Config {
     fn check(&self) -> Result<(), Flaw> {
         self.http.check()?;
         self.execution.check()?;
+        self.messages.check()?;
         self.identity.check()?;
         self.plugins.check()?;
         self.log.check()

@@ -33,6 +33,11 @@ pub fn build(manifest: &str, name: &str) -> PathBuf {
     target().join("debug").join(library(&name.replace('-', "_")))
 }
 
+/// The plugin whose objects post messages.
+pub fn clock() -> PathBuf {
+    build("tests/plugins/clock/Cargo.toml", "clock")
+}
+
 /// The file of a library.
 fn library(name: &str) -> String {
     format!("{}{name}{}", std::env::consts::DLL_PREFIX, std::env::consts::DLL_SUFFIX)

@@ -258,6 +258,33 @@ impl Context {
         Ok((host()?.random())(self.token).into_result()?)
     }
 
+    /// Begins to post a message, which is delivered after this transaction is committed, once, and also if the host crashes
+    /// meanwhile: [`send`](Post::send) it, after a [`delay`](Post::delay) and again and [again](Post::every) if need be.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use theseus_plugin::prelude::*;
+    /// fn remind(cx: &mut Context, who: AnyRef) -> Result<AnyRef> {
+    ///     cx.post(who, "remind", ("it is time",)).delay(Duration::from_secs(60)).send()
+    /// }
+    /// ```
+    ///
+    /// `arguments` are as for [`Context::send`]. A message whose delivery fails is tried again after a while, at last set aside.
+    pub fn post<A: Serialize>(&mut self, target: impl Into<ObjectId>, method: &str, arguments: A) -> Post<'_, A> {
+        let (target, method) = (target.into(), method.to_owned());
+        Post { context: self, target, method, arguments, delay_us: 0, every_us: 0 }
+    }
+
+    /// Takes a posted message back; answers whether it was still there. A message that is repeated ends with that, also if it does
+    /// it itself.
+    ///
+    /// # Errors
+    ///
+    /// If the object is not a posted message.
+    pub fn cancel(&mut self, message: impl Into<ObjectId>) -> Result<bool> {
+        Ok((host()?.cancel())(self.token, message.into().0).into_result()?)
+    }
+
     /// Asks the host for a restart cycle with a new release, once this transaction is committed.
     pub fn request_upgrade(&mut self, request: UpgradeRequest) -> Result<()> {
         let request = to_vec(&request)?;
@@ -270,6 +297,49 @@ fn decoded<R: DeserializeOwned>(result: &RVec<u8>, method: &str, object: ObjectI
         let message = format!("the result of `{method}` of object {object}: {error}");
         Error::new(FailureCode::BAD_ENCODING, message)
     })
+}
+
+/// A message that is about to be posted, see [`Context::post`].
+#[must_use = "a message is posted by `send`"]
+#[derive(Debug)]
+pub struct Post<'a, A> {
+    context: &'a mut Context,
+    target: ObjectId,
+    method: String,
+    arguments: A,
+    delay_us: u64,
+    every_us: u64,
+}
+
+impl<A: Serialize> Post<'_, A> {
+    /// Delivers it so long after the time of this transaction.
+    pub fn delay(self, delay: Duration) -> Self {
+        Post { delay_us: microseconds(delay), ..self }
+    }
+
+    /// Delivers it again and again, after each such time. The schedule is fixed: it does not drift, and periods that passed
+    /// while the host was down are not made up for.
+    pub fn every(self, period: Duration) -> Self {
+        // A period of nothing is one of a microsecond, as near as it gets.
+        Post { every_us: microseconds(period).max(1), ..self }
+    }
+
+    /// Posts it, if the transaction is committed. Answers the message, for [`Context::cancel`].
+    ///
+    /// # Errors
+    ///
+    /// If there is no such object, or if too many messages wait already.
+    pub fn send(self) -> Result<AnyRef> {
+        let Post { context, target, method, arguments, delay_us, every_us } = self;
+        let arguments = encoded_arguments(&arguments)?;
+        let (method, arguments) = (RStr::from_str(&method), RSlice::from_slice(&arguments));
+        let id = (host()?.post())(context.token, target.0, method, arguments, delay_us, every_us).into_result()?;
+        Ok(Ref::new(ObjectId(id)))
+    }
+}
+
+fn microseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// Arguments as they cross: a map, an array, or nothing.

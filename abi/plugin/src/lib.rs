@@ -91,7 +91,7 @@ mod reference;
 mod root;
 
 pub use behavior::{Behavior, Named, Slots};
-pub use context::{Context, Time, UpgradeRequest};
+pub use context::{Context, Post, Time, UpgradeRequest};
 pub use counting::Counting;
 pub use error::{Error, Result};
 pub use log;

@@ -102,12 +102,18 @@ impl Session {
                 let text = self.running()?.ask(Ask::delete(object_path(&object)?))?;
                 self.print(&text, |_| format!("deleted {object}\n"))
             }
-            Command::Ls { prefix, at } => self.list(&prefix, at),
+            Command::Ls { condition: Some(condition), behavior, .. } => self.find(&condition, behavior),
+            Command::Ls { prefix, at, .. } => self.list(&prefix, at),
             Command::History { object, from, follow, limit } => self.history(object, &from, follow, limit),
             Command::Undo { tids, request_id } => {
                 let ask = Ask::post("/v1/undo", json!({ "tids": tids })).with_request_id(request_id);
                 self.print(&self.running()?.ask(ask)?, output::undone)
             }
+            Command::Post { object, method, arguments, delay, every, request_id } => {
+                self.post((&object, &method), arguments, delay, every, request_id)
+            }
+            Command::Messages { command } => self.messages(command),
+            Command::Index { command } => self.index(command),
             Command::Verify => self.verify(),
             Command::Plugins => {
                 let text = self.ask_anyhow("/v1/plugins".into(), Action::Plugins)?;
@@ -427,7 +433,7 @@ pub(super) fn object_path(object: &str) -> Result<String, Fault> {
 }
 
 /// The body of a call. What was written is passed on unchanged, so that no number loses a digit on the way.
-fn call_body(text: &str) -> Result<String, Fault> {
+pub(super) fn call_body(text: &str) -> Result<String, Fault> {
     Ok(match parsed("ARGS-JSON", text)? {
         Json::Object(_) | Json::Array(_) => text.to_owned(),
         _ => format!("[{text}]"),

@@ -105,7 +105,9 @@ impl Fault {
 /// The exit code for an error of the host.
 fn exit_of(code: &str) -> Exit {
     match code {
-        codes::PLUGIN_REFUSED | codes::PLAN_REFUSED | codes::REHEARSAL_FAILED | "forbidden" => Exit::Refused,
+        codes::PLUGIN_REFUSED | codes::PLAN_REFUSED | codes::REHEARSAL_FAILED | codes::NO_INDEX | "forbidden" => {
+            Exit::Refused
+        }
         codes::UNDO_CONFLICT | codes::NOT_UNDOABLE => Exit::Refused,
         codes::BAD_REQUEST => Exit::Usage,
         IDENTITY_DAMAGED => Exit::Damaged,

@@ -8,6 +8,7 @@ mod client;
 mod commands;
 mod exit;
 mod fault;
+mod finding;
 mod graph;
 mod output;
 mod plugin;
@@ -121,8 +122,10 @@ Examples:
         #[arg(long, value_name = "TID|TIME", value_parser = moment)]
         at: Option<String>,
     },
-    /// Lists named objects, now or as they were.
-    #[command(after_help = "Examples:\n  theseus ls\n  theseus ls account/\n  theseus ls --at 2026-11-20T10:00:00Z")]
+    /// Lists named objects, now or as they were, or objects by what a slot holds.
+    #[command(
+        after_help = "Examples:\n  theseus ls\n  theseus ls account/\n  theseus ls --at 2026-11-20T10:00:00Z\n  theseus ls --where 'count>=5' --behavior counter.Counter"
+    )]
     Ls {
         /// Only names that begin so.
         #[arg(default_value = "")]
@@ -130,6 +133,48 @@ Examples:
         /// As of this transaction or time.
         #[arg(long, value_name = "TID|TIME", value_parser = moment)]
         at: Option<String>,
+        /// Objects whose own slot holds what is said: SLOT=VALUE, or with <, <=, >, >=. Takes an index.
+        #[arg(long = "where", value_name = "SLOT=VALUE", conflicts_with_all = ["prefix", "at"])]
+        condition: Option<String>,
+        /// The behaviour of these objects, if several have an index by the slot.
+        #[arg(long, requires = "condition")]
+        behavior: Option<String>,
+    },
+    /// Posts a message, which is delivered once, also after a crash, and prints its number.
+    #[command(after_help = "\
+Examples:
+  theseus post visits increment 5               at once, after the commit
+  theseus post visits increment 5 --in 30s
+  theseus post visits increment 5 --every 1h    again and again")]
+    Post {
+        /// The object: its id or its name.
+        object: String,
+        /// The method.
+        method: String,
+        /// A JSON object (arguments by name), array (by position), or any other JSON (the only argument).
+        #[arg(value_name = "ARGS-JSON", allow_negative_numbers = true)]
+        arguments: Option<String>,
+        /// When: after so long, such as 500ms, 30s, 5m, 2h or 1d.
+        #[arg(long = "in", value_name = "TIME", value_parser = finding::milliseconds)]
+        delay: Option<u64>,
+        /// Again and again, after each such time. Periods that were missed are not made up for.
+        #[arg(long, value_name = "TIME", value_parser = finding::milliseconds)]
+        every: Option<u64>,
+        /// Makes the posting safe to repeat: it is done once for each id.
+        #[arg(long, value_name = "ID")]
+        request_id: Option<String>,
+    },
+    /// Lists posted messages, takes them back, or has them delivered again.
+    #[command(after_help = "Examples:\n  theseus messages\n  theseus messages cancel 57\n  theseus messages retry 57")]
+    Messages {
+        #[command(subcommand)]
+        command: Option<finding::MessagesCommand>,
+    },
+    /// Makes, removes and lists indexes, which `ls --where` takes.
+    #[command(after_help = "Examples:\n  theseus index create counter.Counter count\n  theseus index ls")]
+    Index {
+        #[command(subcommand)]
+        command: finding::IndexCommand,
     },
     /// Copies an object and prints the copy's id.
     #[command(after_help = "Examples:\n  theseus clone visits\n  theseus clone visits visits-2")]

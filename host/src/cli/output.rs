@@ -25,6 +25,8 @@ pub(super) fn status(status: &Json) -> String {
         status["incarnation"],
         duration(status["uptime_ms"].as_u64().unwrap_or(0))
     );
+    let messages = &status["messages"];
+    let messages = format!("{} waiting, {} set aside", messages["waiting"], messages["set_aside"]);
     for (name, text) in [
         ("identity", plain(&status["identity"])),
         ("head", format!("{} {}", status["tid"], plain(&status["head"]))),
@@ -32,6 +34,7 @@ pub(super) fn status(status: &Json) -> String {
         ("http", plain(&status["http"])),
         ("health", health),
         ("objects", plain(&status["objects"])),
+        ("messages", messages),
         ("storage", storage(&status["storage"])),
         ("update", plain(&status["update"])),
     ] {

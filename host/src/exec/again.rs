@@ -27,6 +27,8 @@ pub struct Given<'a> {
     pub seed: u64,
     /// The id that the next new object got.
     pub next_object: u64,
+    /// The posted message whose delivery it was.
+    pub delivered: Option<ObjectId>,
 }
 
 /// What became of a transaction this time.
@@ -63,7 +65,11 @@ impl Repeater {
         let turn = Turn::new(state, &mut self.scratch, plugins, &self.limits, (given.time_us, given.seed));
         let mut turn = Turn { next_object: given.next_object, ..turn };
         let done = match given.target {
-            Some(target) => turn.message(target, given.method, given.arguments).map(Made::Result),
+            Some(target) => {
+                let result = turn.message(target, given.method, given.arguments);
+                let delivered = |turn: &mut Turn<'_>| given.delivered.map_or(Ok(()), |it| turn.message_delivered(it));
+                result.and_then(|buffers| delivered(&mut turn).map(|()| Made::Result(buffers)))
+            }
             None => create(&mut turn, given).map(Made::Object),
         };
         if let Some(failure) = turn.poison.take() {

@@ -23,6 +23,8 @@ pub(super) struct Commit {
     pub answers: Vec<Answer>,
     /// How many objects there are after it.
     pub objects: u64,
+    /// How many messages wait after it, and how many were set aside.
+    pub messages: (u64, u64),
     /// The id that the next new object gets after it.
     pub next_object: u64,
 }
@@ -90,7 +92,7 @@ pub(super) fn start(
         let tell = |answered, took| _ = ready.send(Ready { answered, took, since: Instant::now() });
         tell(0, Duration::ZERO);
         for commit in batches {
-            let Commit { batch, plugins, answers, objects, next_object } = commit;
+            let Commit { batch, plugins, answers, objects, messages, next_object } = commit;
             let (epoch, started) = (batch.epoch, Instant::now());
             let count = batch.len() as u64;
             let result = if verdict.is_failed(epoch) {
@@ -107,6 +109,8 @@ pub(super) fn start(
                     }
                     committer.publish(durable);
                     vitals.objects.store(objects, Ordering::Relaxed);
+                    vitals.messages_waiting.store(messages.0, Ordering::Relaxed);
+                    vitals.messages_set_aside.store(messages.1, Ordering::Relaxed);
                     vitals.next_object.store(next_object, Ordering::Relaxed);
                     vitals.transactions.fetch_add(count, Ordering::Relaxed);
                     vitals.batches.fetch_add(u64::from(count > 0), Ordering::Relaxed);

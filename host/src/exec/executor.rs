@@ -3,6 +3,7 @@
 //! It hands over whenever the committer is ready, so a batch holds what was executed while the one before was made durable:
 //! one transaction when there is little to do, thousands when there is much.
 
+mod deliver;
 mod install;
 mod parents;
 mod undo;
@@ -22,13 +23,15 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, select};
 use theseus_abi::{Failure, FailureCode};
 use theseus_value::{ObjectId, Value, raw::Writer as ValueWriter};
 
+pub use self::deliver::Posting;
 use super::{
     CREATE, Command, Doing, ObjectName, PluginSet, Refusal, Reply, Start, UpgradeSink, Vitals,
     committer::{self, Answer, Commit, Ready, Verdict},
     host_object::{self, Remember},
     intake::Outlet,
-    now_us, request_memory,
+    messages, now_us, request_memory,
     room::RoomWatch,
+    scheduler::Inbox,
     spawn, split_mix,
     state::storage,
     turn::{Scratch, Turn},
@@ -70,6 +73,7 @@ pub(super) fn start(
     published: &Arc<ArcSwap<PluginSet>>,
     room: &Arc<RoomWatch>,
     queue: Outlet,
+    inbox: &Arc<Inbox>,
 ) -> Vec<JoinHandle<()>> {
     let verdict = Arc::new(Verdict::default());
     let (commit_sender, commits) = bounded(1);
@@ -79,7 +83,7 @@ pub(super) fn start(
     let mut seed = [0; 8];
     getrandom(&mut seed);
     let table_is_stuck = Arc::new(AtomicBool::new(false));
-    let executor = Executor {
+    let mut executor = Executor {
         writer: Writer::new(start.identity.clone(), start.resume),
         plugins: published.load_full(),
         superseded: VecDeque::new(),
@@ -97,8 +101,13 @@ pub(super) fn start(
         table_is_stuck: table_is_stuck.clone(),
         room: room.clone(),
         upgrades: start.upgrades.clone(),
+        inbox: inbox.clone(),
+        messages_left: 0,
         stopping: false,
     };
+    let (waiting, set_aside) = executor.count_messages();
+    vitals.messages_waiting.store(waiting, Ordering::Relaxed);
+    vitals.messages_set_aside.store(set_aside, Ordering::Relaxed);
     vitals.objects.store(count_objects(executor.writer.census()), Ordering::Relaxed);
     vitals.next_object.store(executor.writer.next_object(), Ordering::Relaxed);
     let (identity, checkpointer_vitals) = (start.identity.clone(), vitals.clone());
@@ -163,6 +172,10 @@ struct Executor {
     table_is_stuck: Arc<AtomicBool>,
     room: Arc<RoomWatch>,
     upgrades: UpgradeSink,
+    /// Takes the messages that wait.
+    inbox: Arc<Inbox>,
+    /// How many more may come to wait, about.
+    messages_left: u64,
     stopping: bool,
 }
 
@@ -297,6 +310,7 @@ impl Executor {
             plugins: self.plugins.clone(),
             answers: std::mem::replace(&mut self.answers, room),
             objects: count_objects(self.writer.census()),
+            messages: self.count_messages(),
             next_object: self.writer.next_object(),
         };
         self.commits.send(commit).unwrap_or_else(|_| panic!("the committer outlives the executor"));
@@ -312,6 +326,16 @@ impl Executor {
             (_, self.plugins) = self.superseded.pop_back().expect("it was just looked at");
         }
         committer::give(std::mem::take(&mut self.answers), &Err(self.verdict.refusal()));
+        // What was delivered waits again.
+        self.inbox.look_again();
+        self.count_messages();
+    }
+
+    /// How many messages wait, and how many were set aside.
+    fn count_messages(&mut self) -> (u64, u64) {
+        let (waiting, set_aside) = messages::count(self.writer.census());
+        self.messages_left = self.config.execution.messages_waiting_max.saturating_sub(waiting);
+        (waiting, set_aside)
     }
 
     /// Has the object table brought forward when it lags, and waits for it when it lags too much.
@@ -408,6 +432,10 @@ impl Executor {
             Doing::Install { what, generations, removed, admit, note, remember } => {
                 self.install(what, (&generations, &removed), admit, &note, remember)
             }
+            Doing::Post(posting) => self.post(&posting, request_id),
+            Doing::Cancel { message } => self.cancel(message, request_id),
+            Doing::Retry { message } => self.retry(message, request_id),
+            Doing::Deliver { message, due_us } => self.deliver(message, due_us),
             Doing::Migrate { objects, report } => self.migrate(&objects, report),
             Doing::Note { what, note, remember } => self.note(what, &note, remember),
             Doing::Undo { tids, plan } => self.undo(&tids, plan, request_id),
@@ -587,18 +615,25 @@ impl Executor {
             writes: &writes,
             names: &names,
         };
-        match self.writer.record(&draft) {
-            Ok(tid) => Executed::Recorded { tid, outcome, pause_us: 0 },
-            Err(error) => storage(error).into(),
+        let tid = match self.writer.record(&draft) {
+            Ok(tid) => tid,
+            Err(error) => return storage(error).into(),
+        };
+        for (object, record) in &writes {
+            if let Some(due_us) = record.as_deref().and_then(messages::due_us) {
+                self.messages_left = self.messages_left.saturating_sub(1);
+                self.inbox.waits(due_us, *object);
+            }
         }
+        Executed::Recorded { tid, outcome, pause_us: 0 }
     }
 
     /// A fresh turn on the newest state.
     fn turn(&mut self, time_us: u64, seed: u64) -> Turn<'_> {
-        let next_object = self.writer.next_object();
+        let (next_object, messages_left) = (self.writer.next_object(), self.messages_left);
         let (reader, limits) = (self.writer.reader(), &self.config.execution);
         let turn = Turn::new(reader, &mut self.scratch, &self.plugins, limits, (time_us, seed));
-        Turn { next_object, ..turn }
+        Turn { next_object, messages_left, ..turn }
     }
 }
 

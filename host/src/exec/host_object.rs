@@ -7,8 +7,8 @@ use theseus_value::ObjectId;
 
 use super::{Refusal, committer, now_us, turn::EMPTY_MAP};
 use crate::identity::{
-    Committer, Draft, HOST_BEHAVIOR, HOST_OBJECT, Head, Identity, Incarnation, ObjectRecord, Outcome, Resume,
-    StorageError, Tid, Writer,
+    Committer, Draft, HOST_BEHAVIOR, HOST_OBJECT, Head, Identity, Incarnation, MESSAGE_BEHAVIOR, ObjectRecord, Outcome,
+    Resume, StorageError, Tid, Writer, is_hosts_own,
 };
 
 /// The schema version of the host's own object. What a later host adds to it, this one keeps.
@@ -80,12 +80,19 @@ pub fn begin(
     Ok(head)
 }
 
-/// Nobody but the host itself uses its object.
-pub(super) fn check_not_host(object: ObjectId) -> Result<(), Failure> {
-    if object != HOST_OBJECT {
+/// Nobody but the host itself uses its objects.
+pub(super) fn check_open(object: ObjectId, record: &ObjectRecord) -> Result<(), Failure> {
+    if !is_hosts_own(&record.behavior) {
         return Ok(());
     }
-    let message =
-        "object 0 is the host's own: it can be read, but not be sent to, copied, derived from, named or deleted";
+    let message = match &*record.behavior {
+        MESSAGE_BEHAVIOR => format!(
+            "object {object} is a posted message: it can be read and cancelled, but not be sent to, copied, derived from, named or \
+             deleted"
+        ),
+        _ => format!(
+            "object {object} is the host's own: it can be read, but not be sent to, copied, derived from, named or deleted"
+        ),
+    };
     Err(Failure { kind: RString::from("host_object"), ..Failure::new(FailureCode::REFUSED, message) })
 }

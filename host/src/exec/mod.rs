@@ -16,10 +16,12 @@ mod executor;
 mod faults;
 mod host_object;
 mod intake;
+mod messages;
 mod misses;
 mod plugins;
 mod queries;
 mod room;
+mod scheduler;
 mod schemas;
 mod state;
 mod turn;
@@ -39,11 +41,12 @@ use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use theseus_abi::Failure;
 use theseus_value::ObjectId;
 
-use self::intake::{Intake, NoEntry};
 pub use self::{
     again::{Given, Repeated, Repeater},
+    executor::Posting,
     faults::{Fault, Faults, Tally},
     host_object::{Moment, Remember, begin},
+    messages::{Due, Message, MessageState, count as count_messages, delivered_by},
     misses::{Miss, Misses},
     plugins::{BehaviorConflict, Behind, MethodKinds, PluginSet},
     queries::{Queried, QueryWorker},
@@ -51,6 +54,10 @@ pub use self::{
     schemas::{Schemas, Way},
     state::State,
     turn::NAME_BYTES_MAX,
+};
+use self::{
+    intake::{Intake, NoEntry},
+    scheduler::Inbox,
 };
 use crate::{
     config,
@@ -128,6 +135,25 @@ pub enum Doing {
         object: ObjectName,
         /// All that it is to have, in this order.
         parents: Vec<ObjectName>,
+    },
+    /// Posts a message for after the commit.
+    Post(Posting),
+    /// Takes a posted message back.
+    Cancel {
+        /// Which.
+        message: ObjectId,
+    },
+    /// Makes a message due at once whose delivery has failed.
+    Retry {
+        /// Which.
+        message: ObjectId,
+    },
+    /// Delivers a posted message, if it still is due at that time.
+    Deliver {
+        /// Which.
+        message: ObjectId,
+        /// When it is due, in microseconds since the Unix epoch.
+        due_us: u64,
     },
     /// Puts another set in force: a swap.
     Install {
@@ -283,6 +309,10 @@ pub struct Vitals {
     pub objects: AtomicU64,
     /// The id that the next new object gets, as of the last durable batch.
     pub next_object: AtomicU64,
+    /// Messages that wait to be delivered, as of the last durable batch.
+    pub messages_waiting: AtomicU64,
+    /// Messages that were set aside, as of then.
+    pub messages_set_aside: AtomicU64,
 }
 
 impl Vitals {
@@ -337,13 +367,22 @@ pub struct Engine {
     identity: Arc<Identity>,
     vitals: Arc<Vitals>,
     published: Arc<ArcSwap<PluginSet>>,
-    commands: Intake,
+    commands: Arc<Intake>,
     queries: Sender<queries::Query>,
     stopping: Arc<AtomicBool>,
     room: Arc<RoomWatch>,
     /// Dropped at the stop, which ends the watch of the room.
     watching: Mutex<Option<Sender<()>>>,
+    inbox: Arc<Inbox>,
     threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Drop for Engine {
+    /// Has the scheduler end, which keeps the executor's queue open.
+    fn drop(&mut self) {
+        self.stopping.store(true, Ordering::Release);
+        self.inbox.ring();
+    }
 }
 
 /// What an engine starts from.
@@ -380,12 +419,25 @@ impl Engine {
         let (queries, query_queue) = bounded(execution.query_queue_max);
         let (room, (watching, unwatched)) = (Arc::new(RoomWatch::default()), bounded(0));
         let watch = room::start(room.clone(), start.identity.clone(), start.config.identity.clone(), unwatched);
-        let mut threads = executor::start(&start, &vitals, &published, &room, command_queue);
+        let (commands, inbox) = (Arc::new(commands), Arc::new(Inbox::new()));
+        let mut threads = executor::start(&start, &vitals, &published, &room, command_queue, &inbox);
         threads.push(watch);
+        threads.push(scheduler::start(&start, &vitals, &inbox, commands.clone(), stopping.clone()));
         threads.extend(queries::start(&start, &vitals, &published, &query_queue));
         let threads = Mutex::new(threads);
         let watching = Mutex::new(Some(watching));
-        Engine { identity: start.identity, vitals, published, commands, queries, stopping, room, watching, threads }
+        Engine {
+            identity: start.identity,
+            vitals,
+            published,
+            commands,
+            queries,
+            stopping,
+            room,
+            watching,
+            inbox,
+            threads,
+        }
     }
 
     /// The identity.
@@ -470,6 +522,7 @@ impl Engine {
         }
         let done = receiver.recv().unwrap_or(Err(Refusal::Stopping));
         self.watching.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.inbox.ring();
         for _ in 0..self.vitals.busy_since_ms.len() {
             _ = self.queries.send(Box::new(|worker| worker.end()));
         }

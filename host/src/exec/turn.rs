@@ -8,6 +8,7 @@ mod blame;
 mod delegation;
 mod migration;
 mod parents;
+mod posting;
 mod resend;
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -17,7 +18,11 @@ use theseus_abi::{Capability, Failure, FailureCode, abi_stable::std_types::RVec}
 use theseus_value::ObjectId;
 
 use self::delegation::Resolved;
-use super::{ObjectName, PluginSet, State, host_object::check_not_host};
+use super::{
+    ObjectName, PluginSet, State,
+    host_object::check_open,
+    messages::{Due, Post},
+};
 use crate::{
     config::Execution,
     identity::ObjectRecord,
@@ -81,6 +86,8 @@ pub(super) struct Turn<'a> {
     /// Whether the message that began the turn is a command, once that is known.
     pub command: bool,
     pub written_bytes: usize,
+    /// How many messages may be posted still.
+    pub messages_left: u64,
     /// What the storage failed with, if it did: nothing of the turn may be recorded then, whatever the plugin makes of it.
     pub poison: Option<Failure>,
     pub blame: blame::Blame,
@@ -145,6 +152,7 @@ impl<'a> Turn<'a> {
             entered: false,
             command: false,
             written_bytes: 0,
+            messages_left: u64::MAX,
             poison: None,
             blame: blame::Blame::default(),
             scratch,
@@ -295,16 +303,21 @@ impl<'a> Turn<'a> {
 
     /// An object as the turn sees it, in the schema of the behaviour in force.
     fn load(&mut self, object: ObjectId) -> Result<Arc<ObjectRecord>, Failure> {
-        check_not_host(object)?;
-        let record = self
-            .peek(object)?
-            .ok_or_else(|| Failure::new(FailureCode::NO_SUCH_OBJECT, format!("there is no object {object}")))?;
+        let record = self.open(object)?;
         match self.plugins.behavior(&record.behavior) {
             Some(behavior) if behavior.schema() != record.schema => self
                 .migrate(object, record, behavior)
                 .inspect_err(|failure| self.blame_migration(behavior, None, failure)),
             _ => Ok(record),
         }
+    }
+
+    /// An object in the schema in which it is stored, if others than the host may use it.
+    fn open(&mut self, object: ObjectId) -> Result<Arc<ObjectRecord>, Failure> {
+        let record = self
+            .peek(object)?
+            .ok_or_else(|| Failure::new(FailureCode::NO_SUCH_OBJECT, format!("there is no object {object}")))?;
+        check_open(object, &record).map(|()| record)
     }
 
     /// An object as [`load`](Self::load) gives it; none if there is no such object.
@@ -455,10 +468,7 @@ impl CallHost for Turn<'_> {
 
     fn delete(&mut self, object: ObjectId) -> Result<(), Failure> {
         self.changing("delete objects")?;
-        check_not_host(object)?;
-        if self.peek(object)?.is_none() {
-            return Err(Failure::new(FailureCode::NO_SUCH_OBJECT, format!("there is no object {object}")));
-        }
+        self.open(object)?;
         if self.is_busy(object) {
             let message = format!("object {object} cannot be deleted while a message to it is executed");
             return Err(Failure::new(FailureCode::REENTRANT, message));
@@ -474,10 +484,7 @@ impl CallHost for Turn<'_> {
         self.changing("name objects")?;
         check_name(name)?;
         if let Some(object) = object {
-            check_not_host(object)?;
-            if self.peek(object)?.is_none() {
-                return Err(Failure::new(FailureCode::NO_SUCH_OBJECT, format!("there is no object {object}")));
-            }
+            self.open(object)?;
             match self.named(name)? {
                 Some(other) if other == object => return Ok(()),
                 Some(other) => {
@@ -526,6 +533,21 @@ impl CallHost for Turn<'_> {
 
     fn resend(&mut self, message: &Resent<'_>, out: &mut RVec<u8>, changed: &mut RVec<u8>) -> Result<(), Failure> {
         self.resend_message(message, out, changed)
+    }
+
+    fn post(
+        &mut self,
+        target: ObjectId,
+        method: &str,
+        arguments: &[u8],
+        delay_us: u64,
+        every_us: Option<u64>,
+    ) -> Result<ObjectId, Failure> {
+        self.post_message(&Post { target, method, arguments, due: Due::After(delay_us), every_us })
+    }
+
+    fn cancel(&mut self, message: ObjectId) -> Result<bool, Failure> {
+        self.cancel_message(message)
     }
 }
 

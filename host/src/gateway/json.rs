@@ -8,7 +8,7 @@ use std::io::Write;
 use serde_json::{Value as Json, json};
 use theseus_value::{ObjectId, Value, json::to_json};
 
-use super::rehearsal;
+use super::{finding, rehearsal};
 use crate::runtime::action::{
     ActionError, Answer, AppliedView, FailedView, FaultView, Head, MigratedBy, MissView, ObjectView, PlanKind,
     PlanView, PlannedMigration, PlannedPlugin, PluginState, PluginView, ProbationView, ProbeView, ProgressView,
@@ -47,6 +47,14 @@ pub fn answer(answer: &Answer) -> Json {
         Answer::Misses(view) => {
             json!({ "total": view.total, "misses": view.misses.iter().map(miss).collect::<Vec<_>>() })
         }
+        Answer::Messages { messages, next } => {
+            json!({ "messages": messages.iter().map(finding::message).collect::<Vec<_>>(), "next": next })
+        }
+        Answer::Found { objects, next } => {
+            json!({ "objects": objects.iter().map(finding::found).collect::<Vec<_>>(), "next": next })
+        }
+        Answer::Index(view) => finding::index(view),
+        Answer::Indexes(indexes) => json!({ "indexes": indexes.iter().map(finding::index).collect::<Vec<_>>() }),
         Answer::Applied(AppliedView::Swapped(view)) => json!({ "swapped": swap(view), "requested": null }),
         Answer::Applied(AppliedView::Requested { id }) => json!({ "swapped": null, "requested": id }),
     }
@@ -108,7 +116,7 @@ pub fn transaction(view: &TransactionView) -> Json {
 }
 
 /// An error within another document; by itself it is a [`Problem`](super::problem::Problem).
-fn error(error: &ActionError) -> Json {
+pub(super) fn error(error: &ActionError) -> Json {
     json!({ "code": error.code, "kind": error.kind, "message": error.message })
 }
 
@@ -168,6 +176,7 @@ fn status(view: &StatusView) -> Json {
         "healthy": view.healthy,
         "trouble": view.trouble,
         "objects": view.objects,
+        "messages": { "waiting": view.messages_waiting, "set_aside": view.messages_set_aside },
         "plugins": view.plugins.iter().map(plugin).collect::<Vec<_>>(),
         "update": view.update,
         "storage": {
@@ -417,6 +426,8 @@ mod tests {
             healthy: true,
             trouble: None,
             objects: 6,
+            messages_waiting: 5,
+            messages_set_aside: 1,
             plugins: vec![PluginView {
                 name: "counter".into(),
                 version: "1.0.0".into(),

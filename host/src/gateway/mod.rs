@@ -4,6 +4,7 @@
 //! `docs/http.md` describes the routes and documents.
 
 mod batch;
+pub mod finding;
 mod graph;
 mod history;
 pub mod json;

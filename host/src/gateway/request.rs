@@ -135,7 +135,7 @@ pub(crate) fn call_arguments(body: &[u8]) -> Result<Value, Problem> {
     if body.iter().all(u8::is_ascii_whitespace) { Ok(Value::Null) } else { arguments(parse_json(body)?) }
 }
 
-fn arguments(json: Json) -> Result<Value, Problem> {
+pub(super) fn arguments(json: Json) -> Result<Value, Problem> {
     let value = value(json, "arguments")?;
     match value {
         Value::Null | Value::Array(_) | Value::Map(_) => Ok(value),

@@ -13,13 +13,13 @@ use axum::{
     http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri, header, request::Parts},
     middleware::{self, Next},
     response::IntoResponse,
-    routing::{get, post},
+    routing::{delete as delete_route, get, post},
 };
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
 
 use super::{
-    Shared, batch, graph, history, json,
+    Shared, batch, finding, graph, history, json,
     problem::{Problem, own_codes},
     request,
 };
@@ -43,6 +43,8 @@ pub(crate) fn application(shared: Arc<Shared>) -> Router {
     let control = post(no_control);
     let routes = common().route("/v1/plan", control.clone()).route("/v1/swap", control.clone());
     let routes = routes.route("/v1/rollback", control.clone()).route("/v1/rehearse", control.clone());
+    let indexes = get(finding::indexes).post(no_control).delete(no_control);
+    let routes = routes.route("/v1/indexes", indexes);
     finish(routes.route("/v1/apply", control), shared)
 }
 
@@ -50,6 +52,8 @@ pub(crate) fn application(shared: Arc<Shared>) -> Router {
 pub(crate) fn admin(shared: Arc<Shared>) -> Router {
     let routes = common().route("/v1/plan", post(plan)).route("/v1/swap", post(swap)).route("/v1/apply", post(apply));
     let routes = routes.route("/v1/rollback", post(rollback)).route("/v1/rehearse", post(rehearse));
+    let indexes = get(finding::indexes).post(finding::create_index).delete(finding::drop_index);
+    let routes = routes.route("/v1/indexes", indexes);
     finish(routes, shared)
 }
 
@@ -63,6 +67,9 @@ fn common() -> Router<Arc<Shared>> {
             get(graph::query_parents).post(graph::call_parents).put(graph::set_parents),
         )
         .route("/v1/objects/{object}/{method}", get(query).post(call))
+        .route("/v1/messages", get(finding::messages).post(finding::post))
+        .route("/v1/messages/{message}", delete_route(finding::cancel))
+        .route("/v1/messages/{message}/retry", post(finding::retry))
         .route("/v1/batch", post(batch))
         .route("/v1/undo", post(undo))
         .route("/v1/history", get(whole_history))
@@ -126,6 +133,9 @@ struct ListQuery {
 }
 
 async fn list(State(shared): Host, uri: Uri) -> Outcome {
+    if finding::is_find(&uri) {
+        return finding::find(State(shared), uri).await;
+    }
     let ListQuery { prefix, after, limit, at } = request::query(&uri)?;
     let at = request::moment(at)?;
     let limit = limit.unwrap_or(NAMES_DEFAULT).clamp(1, NAMES_MAX);

@@ -73,6 +73,17 @@ pub trait CallHost {
     /// Runs the parents' version of a method on the receiver of the running one, whose slots are now `message.slots`. Appends
     /// its result to `out`, and to `changed` the slots that the running method has from then on, if they are others.
     fn resend(&mut self, message: &Resent<'_>, out: &mut RVec<u8>, changed: &mut RVec<u8>) -> Result<(), Failure>;
+    /// Posts a message for after the commit, and again every so many microseconds.
+    fn post(
+        &mut self,
+        target: ObjectId,
+        method: &str,
+        arguments: &[u8],
+        delay_us: u64,
+        every_us: Option<u64>,
+    ) -> Result<ObjectId, Failure>;
+    /// Takes a posted message back; answers whether it was still there.
+    fn cancel(&mut self, message: ObjectId) -> Result<bool, Failure>;
 }
 
 /// A message that a method passes on to the parents of the object in which it was found.
@@ -104,6 +115,8 @@ pub(super) fn host_table() -> HostTableRef {
         parents,
         set_parents,
         resend,
+        post,
+        cancel,
         log: log_line,
     };
     static WITH_METADATA: WithMetadata<HostTable> = WithMetadata::new(TABLE);
@@ -376,6 +389,26 @@ extern "C" fn resend(
         let parent = parent.into_option().map(ObjectId);
         host.resend(&Resent { parent, method, arguments: &arguments, slots: &slots }, out, changed)
     })
+}
+
+extern "C" fn post(
+    token: CallToken,
+    target: u64,
+    method: RStr<'_>,
+    arguments: RSlice<'_, u8>,
+    delay_us: u64,
+    every_us: u64,
+) -> RResult<u64, Failure> {
+    serve(token, |host| {
+        let method = text("method's name", &method)?;
+        check_arguments(&arguments)?;
+        let every_us = (every_us > 0).then_some(every_us);
+        host.post(ObjectId(target), method, &arguments, delay_us, every_us).map(|message| message.0)
+    })
+}
+
+extern "C" fn cancel(token: CallToken, message: u64) -> RResult<bool, Failure> {
+    serve(token, |host| host.cancel(ObjectId(message)))
 }
 
 extern "C" fn log_line(level: LogLevel, target: RStr<'_>, line: RStr<'_>) {

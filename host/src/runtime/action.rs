@@ -10,7 +10,11 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use theseus_value::{ObjectId, Value};
 
-pub use crate::swap::{MigratedBy, SwapOptions, rehearsal};
+pub use crate::{
+    exec::Due,
+    identity::{Condition, Relation},
+    swap::{MigratedBy, SwapOptions, rehearsal},
+};
 
 /// The number of a transaction: 1, 2, 3 ... without gaps.
 pub type Tid = u64;
@@ -72,6 +76,41 @@ pub enum Action {
     Misses,
     /// Takes transactions back: what they wrote becomes what it was before them.
     Undo { tids: Vec<Tid>, request_id: Option<String> },
+    /// Posts a message for after the commit. `arguments` is a map (by name), an array (by position) or null (none).
+    Post {
+        target: ObjectRef,
+        method: String,
+        arguments: Value,
+        due: Due,
+        /// After how many microseconds it is due again; none if it is delivered once.
+        every_us: Option<u64>,
+        request_id: Option<String>,
+    },
+    /// Takes a posted message back.
+    CancelMessage { message: ObjectId, request_id: Option<String> },
+    /// Makes a message due at once whose delivery has failed.
+    RetryMessage { message: ObjectId, request_id: Option<String> },
+    /// Posted messages: those that wait by when they are due, then those that were set aside. `after` continues a listing.
+    Messages { target: Option<ObjectRef>, which: WhichMessages, after: Option<String>, limit: usize },
+    /// Objects by what a slot holds, in its order. `after` continues a listing.
+    Find { behavior: Option<String>, slot: String, condition: Condition, after: Option<String>, limit: usize },
+    /// Makes an index of a behaviour's objects by a slot.
+    CreateIndex { behavior: String, slot: String },
+    /// Removes an index.
+    DropIndex { behavior: String, slot: String },
+    /// The indexes.
+    Indexes,
+}
+
+/// Which posted messages are asked for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum WhichMessages {
+    /// Those that wait.
+    Waiting,
+    /// Those that were set aside.
+    SetAside,
+    /// All.
+    All,
 }
 
 /// How a `Call` may be executed.
@@ -121,6 +160,54 @@ pub enum Answer {
     Misses(MissesView),
     /// Of `Undo`.
     Undone(UndoneView),
+    /// Of `Messages`; `next` continues the listing, none if the end was reached. There may be fewer than asked for.
+    Messages { messages: Vec<MessageView>, next: Option<String> },
+    /// Of `Find`; `next` continues the listing, none if the end was reached.
+    Found { objects: Vec<FoundView>, next: Option<String> },
+    /// Of `CreateIndex`.
+    Index(IndexView),
+    /// Of `Indexes`.
+    Indexes(Vec<IndexView>),
+}
+
+/// A posted message. Times are microseconds since the Unix epoch.
+#[derive(Clone, PartialEq, Debug)]
+pub struct MessageView {
+    pub id: ObjectId,
+    pub target: ObjectId,
+    pub method: String,
+    pub arguments: Value,
+    pub posted_us: u64,
+    /// None if it was set aside.
+    pub due_us: Option<u64>,
+    /// None if it waits.
+    pub set_aside_us: Option<u64>,
+    pub every_us: Option<u64>,
+    /// How often its delivery has failed since the last that did not, and how at last.
+    pub attempts: u64,
+    pub error: Option<ActionError>,
+}
+
+/// An object that was found by what a slot holds.
+#[derive(Clone, PartialEq, Debug)]
+pub struct FoundView {
+    pub id: ObjectId,
+    pub behavior: String,
+    /// What the slot holds.
+    pub value: Value,
+    /// The transaction that wrote this version.
+    pub tid: Tid,
+}
+
+/// An index of objects by a slot.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct IndexView {
+    /// The transaction that made it.
+    pub index: Tid,
+    pub behavior: String,
+    pub slot: String,
+    /// Whether all objects are in it.
+    pub complete: bool,
 }
 
 /// A point of the history that is durable: its last transaction and the digest of its last record.
@@ -195,6 +282,9 @@ pub struct StatusView {
     /// Why `healthy` is false.
     pub trouble: Option<String>,
     pub objects: u64,
+    /// Posted messages that wait, and that were set aside.
+    pub messages_waiting: u64,
+    pub messages_set_aside: u64,
     pub plugins: Vec<PluginView>,
     pub trials: TrialsView,
     /// The restart cycle under way, if any: instruction id.
@@ -487,6 +577,12 @@ pub mod codes {
     pub const NO_SUCH_TRANSACTION: &str = "no_such_transaction";
     /// A host that does not answer yet, or no more, has the identity. (Of reading without a host.)
     pub const IDENTITY_IN_USE: &str = "identity_in_use";
+    /// No index answers the question, or there is none to drop. (HTTP 409; exit code 4)
+    pub const NO_INDEX: &str = "no_index";
+    /// The index is being built. (HTTP 409)
+    pub const INDEX_BUILDING: &str = "index_building";
+    /// There is such an index already. (HTTP 409)
+    pub const INDEX_EXISTS: &str = "index_exists";
     /// The request itself is malformed. (HTTP 400; exit code 2)
     pub const BAD_REQUEST: &str = "bad_request";
 }

@@ -12,6 +12,7 @@ use theseus_value::{ObjectId, Value};
 
 use super::{
     action::{self, Action, ActionError, Answer, CallMode, Head, ObjectRef, StatusView, SwapOptions},
+    finding,
     jobs::{Job, Jobs},
     operator::{Operator, QUEUE_MAX},
     owner::{OwnerError, OwnerLock},
@@ -20,7 +21,7 @@ use super::{
 };
 use crate::{
     config::Config,
-    exec::{self, Command, Doing, Done, Engine, Queried, QueryWorker, Refusal, Start},
+    exec::{self, Command, Doing, Done, Engine, Posting, Queried, QueryWorker, Refusal, Start},
     home::Home,
     identity::{Identity, Opened, Outcome, Place, RecordHash, StorageError, Tid},
     plugin::{self, Errands, Store},
@@ -171,6 +172,7 @@ impl Runtime {
             },
             identity: identity.id(),
             incarnation,
+            indexes_max: config.identity.indexes_max,
             update: Arc::default(),
         });
         operator.take_up_update(update);
@@ -243,9 +245,32 @@ impl Runtime {
                 let operator = self.operator.clone();
                 self.jobs.start(Job::Rehearsal, reply, move |_| operator.rehearse(&paths, last, told));
             }
-            Action::Plan { .. } | Action::Swap { .. } | Action::Rollback { .. } | Action::Apply { .. } => {
-                self.order(action, reply);
+            Action::Plan { .. }
+            | Action::Swap { .. }
+            | Action::Rollback { .. }
+            | Action::Apply { .. }
+            | Action::CreateIndex { .. }
+            | Action::DropIndex { .. } => self.order(action, reply),
+            Action::Post { target, method, arguments, due, every_us, request_id } => match encoded(&arguments) {
+                Ok(arguments) => {
+                    let target = views::object_name(target);
+                    self.edit(Doing::Post(Posting { target, method, arguments, due, every_us }), request_id, reply);
+                }
+                Err(error) => reply(Err(error)),
+            },
+            Action::CancelMessage { message, request_id } => {
+                self.edit(Doing::Cancel { message }, request_id, reply);
             }
+            Action::RetryMessage { message, request_id } => {
+                self.edit(Doing::Retry { message }, request_id, reply);
+            }
+            Action::Messages { target, which, after, limit } => self.read(reply, move |worker| {
+                finding::messages(worker.reader(), target.as_ref(), which, after.as_deref(), limit)
+            }),
+            Action::Find { behavior, slot, condition, after, limit } => self.read(reply, move |worker| {
+                finding::find(worker.reader(), behavior.as_deref(), &slot, &condition, after.as_deref(), limit)
+            }),
+            Action::Indexes => self.read(reply, |worker| finding::indexes(worker.reader())),
         }
     }
 
@@ -382,13 +407,9 @@ impl Runtime {
         mode: CallMode,
         reply: Reply,
     ) {
-        let arguments = match arguments {
-            Value::Null => Vec::new(),
-            Value::Map(_) | Value::Array(_) => arguments.encode(),
-            other => {
-                let message = format!("arguments are an object (by name) or an array (by position), not {other:?}");
-                return reply(Err(views::error("bad_arguments", message)));
-            }
+        let arguments = match encoded(arguments) {
+            Ok(arguments) => arguments,
+            Err(error) => return reply(Err(error)),
         };
         let object = views::object_name(object);
         // Only a name that stands for commands needs the executor at once; a query finds out what else is executed by a command.
@@ -476,6 +497,8 @@ impl Runtime {
             healthy: trouble.is_none(),
             trouble,
             objects: self.engine.vitals().objects.load(std::sync::atomic::Ordering::Relaxed),
+            messages_waiting: self.engine.vitals().messages_waiting.load(std::sync::atomic::Ordering::Relaxed),
+            messages_set_aside: self.engine.vitals().messages_set_aside.load(std::sync::atomic::Ordering::Relaxed),
             plugins: self.operator.plugins(),
             trials: self.operator.trials(),
             update: self.operator.update_under_way().map(|id| id.to_string()),
@@ -565,6 +588,18 @@ fn send(engine: &Engine, doing: Doing, request_id: Option<String>, reply: Reply)
         reply(done.map_err(|refusal| views::refusal(&refusal)).and_then(|done| result(&done)));
     });
     engine.command(Command { doing, request_id, reply });
+}
+
+/// Arguments as they are sent.
+fn encoded(arguments: &Value) -> Result<Vec<u8>, ActionError> {
+    match arguments {
+        Value::Null => Ok(Vec::new()),
+        Value::Map(_) | Value::Array(_) => Ok(arguments.encode()),
+        other => {
+            let message = format!("arguments are an object (by name) or an array (by position), not {other:?}");
+            Err(views::error("bad_arguments", message))
+        }
+    }
 }
 
 fn result(done: &Done) -> Result<Answer, ActionError> {

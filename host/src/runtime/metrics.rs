@@ -63,6 +63,16 @@ impl Collector for HostMetrics {
             head - reached.min(head),
         )?;
         gauge("theseus_objects", "Objects", vitals.objects.load(Ordering::Relaxed))?;
+        gauge(
+            "theseus_messages_waiting",
+            "Posted messages that wait",
+            vitals.messages_waiting.load(Ordering::Relaxed),
+        )?;
+        gauge(
+            "theseus_messages_set_aside",
+            "Posted messages that were set aside",
+            vitals.messages_set_aside.load(Ordering::Relaxed),
+        )?;
         gauge("theseus_overlay_objects", "Objects kept in memory", identity.overlay_objects() as u64)?;
         gauge("theseus_commands_waiting", "Commands in the queue", commands as u64)?;
         gauge("theseus_queries_waiting", "Queries in the queue", queries as u64)?;

@@ -2,6 +2,7 @@
 
 pub mod action;
 pub mod examine;
+mod finding;
 mod host;
 mod jobs;
 mod metrics;

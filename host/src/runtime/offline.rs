@@ -10,13 +10,14 @@ use super::{
     action::{
         Action, ActionError, Answer, Damage, PluginState, PluginView, PluginsView, StatusView, VerifyReport, codes,
     },
+    finding,
     host::{self, VERSION},
     owner::{OwnerError, OwnerLock},
     views,
 };
 use crate::{
     config::Config,
-    exec::PluginSet,
+    exec::{self, PluginSet},
     home::Home,
     identity::{self, Identity, Opened, Reader, StorageError},
     plugin::{self, Digest, Store},
@@ -70,6 +71,13 @@ pub fn perform(home: &Home, action: Action) -> Result<Answer, ActionError> {
         Action::Get { object, at } => views::object(&mut reader, &object, at),
         Action::List { prefix, after, limit, at } => views::names(&mut reader, &prefix, after, limit, at),
         Action::History { object, from, limit } => views::history(&mut reader, object.as_ref(), from, limit),
+        Action::Messages { target, which, after, limit } => {
+            finding::messages(&mut reader, target.as_ref(), which, after.as_deref(), limit)
+        }
+        Action::Find { behavior, slot, condition, after, limit } => {
+            finding::find(&mut reader, behavior.as_deref(), &slot, &condition, after.as_deref(), limit)
+        }
+        Action::Indexes => finding::indexes(&mut reader),
         Action::Plugins => Ok(Answer::Plugins(PluginsView {
             plugins: plugins(home, &resume.generations),
             trials: trials()?,
@@ -86,6 +94,8 @@ pub fn perform(home: &Home, action: Action) -> Result<Answer, ActionError> {
             healthy: false,
             trouble: Some("no host is running".to_owned()),
             objects: resume.objects(),
+            messages_waiting: exec::count_messages(resume.census()).0,
+            messages_set_aside: exec::count_messages(resume.census()).1,
             plugins: plugins(home, &resume.generations),
             trials: trials()?,
             update: None,

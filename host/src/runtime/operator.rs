@@ -48,6 +48,8 @@ pub(super) struct Operator {
     pub swapper: Swapper,
     pub identity: IdentityId,
     pub incarnation: Incarnation,
+    /// How many indexes there may be.
+    pub indexes_max: usize,
     /// The restart cycle under way. A lock because the thread sets it and every status reads it.
     pub update: Arc<Mutex<Option<InstructionId>>>,
 }
@@ -62,6 +64,8 @@ impl Operator {
             Action::Apply { bundle, reason, options } => {
                 self.apply(&bundle, &reason, "operator", &options).map(Answer::Applied)
             }
+            Action::CreateIndex { behavior, slot } => self.create_index(behavior, slot),
+            Action::DropIndex { behavior, slot } => self.drop_index(&behavior, &slot),
             _ => unreachable!("the runtime sends the operator these only"),
         }
     }

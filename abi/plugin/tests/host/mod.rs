@@ -85,6 +85,8 @@ pub(crate) struct State {
     pub(crate) log: Vec<(u8, String, String)>,
     pub(crate) upgrade: Option<Value>,
     pub(crate) parents: BTreeMap<u64, Vec<u64>>,
+    /// Target, method, arguments, delay and period of what was posted and not cancelled.
+    pub(crate) posted: Vec<Option<(u64, String, Vec<u8>, u64, u64)>>,
     tables: BTreeMap<String, BehaviorTableRef>,
 }
 
@@ -179,6 +181,8 @@ fn host_table() -> HostTableRef {
         parents,
         set_parents,
         resend,
+        post,
+        cancel,
         log,
     });
     HostTableRef(TABLE.static_as_prefix())
@@ -279,6 +283,27 @@ extern "C" fn set_parents(token: CallToken, object: u64, parents: RSlice<'_, u64
         with(|state| state.parents.insert(object, parents.to_vec()));
         Ok(())
     })
+}
+
+/// Keeps what was posted; the answer is its place.
+extern "C" fn post(
+    token: CallToken,
+    target: u64,
+    method: RStr<'_>,
+    arguments: RSlice<'_, u8>,
+    delay_us: u64,
+    every_us: u64,
+) -> RResult<u64, Failure> {
+    checked(token, || {
+        Ok(with(|state| {
+            state.posted.push(Some((target, method.to_string(), arguments.to_vec(), delay_us, every_us)));
+            state.posted.len() as u64 - 1
+        }))
+    })
+}
+
+extern "C" fn cancel(token: CallToken, message: u64) -> RResult<bool, Failure> {
+    checked(token, || Ok(with(|state| state.posted.get_mut(message as usize).and_then(Option::take)).is_some()))
 }
 
 /// Runs a method of the first parent's behaviour on the slots that came, or fails without one.

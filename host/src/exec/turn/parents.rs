@@ -9,7 +9,7 @@ use rustc_hash::FxHashSet;
 use theseus_abi::{Failure, FailureCode};
 use theseus_value::ObjectId;
 
-use super::{Turn, check_not_host};
+use super::Turn;
 use crate::identity::ObjectRecord;
 
 /// How many parents an object may have.
@@ -25,15 +25,11 @@ impl Turn<'_> {
             return Err(Failure::new(FailureCode::LIMIT_EXCEEDED, message));
         }
         for parent in parents {
-            check_not_host(*parent)?;
             if !seen.insert(*parent) {
                 let message = format!("object {parent} is named twice: each parent has one rank, that of all others");
                 return Err(Failure::new(FailureCode::BAD_ARGUMENTS, message));
             }
-            if self.peek(*parent)?.is_none() {
-                let message = format!("there is no object {parent} that could be a parent");
-                return Err(Failure::new(FailureCode::NO_SUCH_OBJECT, message));
-            }
+            self.open(*parent)?;
         }
         if *record.parents == *parents {
             return Ok(());

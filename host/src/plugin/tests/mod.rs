@@ -100,6 +100,22 @@ impl CallHost for TestHost<'_> {
         assert_eq!((object, parents), (ObjectId(1), &[ObjectId(8), ObjectId(7)][..]));
         Ok(())
     }
+    fn post(
+        &mut self,
+        target: ObjectId,
+        method: &str,
+        arguments: &[u8],
+        delay_us: u64,
+        every_us: Option<u64>,
+    ) -> Result<ObjectId, Failure> {
+        assert_eq!((target, method, arguments), (ObjectId(1), "any", &[0x80][..]));
+        assert_eq!((delay_us, every_us), (5, None));
+        Ok(ObjectId(9))
+    }
+    fn cancel(&mut self, message: ObjectId) -> Result<bool, Failure> {
+        assert_eq!(message, ObjectId(9));
+        Ok(true)
+    }
     fn resend(&mut self, message: &Resent<'_>, out: &mut RVec<u8>, changed: &mut RVec<u8>) -> Result<(), Failure> {
         let Resent { parent, method, arguments, slots } = *message;
         assert_eq!((parent, method, arguments, slots), (Some(ObjectId(7)), "any", &[0x80][..], &[0xa0][..]));

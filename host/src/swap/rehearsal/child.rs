@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     config::Execution,
-    exec::{Given, PluginSet, Repeated, Repeater, State},
+    exec::{Given, PluginSet, Repeated, Repeater, State, delivered_by},
     identity::{ObjectRecord, Outcome, Transaction},
     plugin::{self, Staged},
     sandbox::{self, Desk},
@@ -134,6 +134,14 @@ impl Stage {
         forget_objects.iter().for_each(|object| _ = self.cache.objects.remove(object));
         forget_names.iter().for_each(|name| _ = self.cache.names.remove(*name));
         self.cache.objects.extend(objects);
+        let doing = |what: &str, desk: &mut Desk| {
+            if alone {
+                desk.doing(what);
+            }
+        };
+        let mut past = Past { tid, cache: &mut self.cache, desk, asked: Duration::ZERO };
+        // What cannot be read is found out when it is executed.
+        let delivered = delivered_by(&recorded, &mut past).unwrap_or(None);
         let given = Given {
             target: recorded.target,
             method: recorded.method,
@@ -141,13 +149,8 @@ impl Stage {
             time_us: recorded.time_us,
             seed: recorded.seed,
             next_object,
+            delivered,
         };
-        let doing = |what: &str, desk: &mut Desk| {
-            if alone {
-                desk.doing(what);
-            }
-        };
-        let mut past = Past { tid, cache: &mut self.cache, desk, asked: Duration::ZERO };
         doing(WITH_IN_FORCE, past.desk);
         let in_force = run(&mut self.repeater, &mut past, &self.in_force, &given, &recorded);
         doing(WITH_OFFERED, past.desk);

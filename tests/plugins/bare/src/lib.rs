@@ -275,6 +275,8 @@ fn requests(token: CallToken, result: &mut RVec<u8>) -> RResult<(), Failure> {
         let (parent, method) = (ROption::RSome(7), RStr::from_str("any"));
         host().resend()(token, parent, method, none, empty, &mut resent, &mut changed).into_result()?;
         assert_eq!((&resent[..], &changed[..]), (&[0xf5][..], &[0xa0][..]));
+        let posted = host().post()(token, 1, method, none, 5, 0).into_result()?;
+        assert!(host().cancel()(token, posted).into_result()?);
         Ok(sum)
     }
     match all(token) {
