@@ -1,0 +1,60 @@
+//! A home that sees everything once.
+
+use theseus_tests::{Client, Home, Host, artifacts, json, until};
+
+/// What the host writes only when something goes wrong, or that takes a watchdog.
+pub(crate) const RARE: &[&str] = &[
+    "theseus.confirmed",
+    "theseus.fallback_released",
+    "theseus.probation_failed",
+    "theseus.swap_confirmed",
+    "theseus.update",
+    "theseus.upgrade_requested",
+];
+
+/// Leads it; its host has stopped at the end.
+pub(crate) fn lead(home: &Home) {
+    let host = Host::start(home);
+    home.swap(&[&artifacts::plugin("counter"), &artifacts::plugin("ledger")]);
+    let mut client = host.client();
+    let visits = client.create("counter.Counter", "visits");
+    for _ in 0..70 {
+        client.call("visits", "increment", &json!([1]));
+    }
+    client.post_once("/v1/objects/visits/increment", "a-request", &json!([1])).ok();
+    names(home, &mut client);
+    for number in 0..8 {
+        client.create("counter.Counter", &format!("counter-{number}"));
+    }
+    accounts(&mut client);
+    client.call("visits", "increment", &json!([1000]));
+    home.run(&["undo", &home.tid().to_string()]);
+    host.stop();
+    let host = Host::start(home);
+    home.swap(&[&artifacts::plugin("counter_v2")]);
+    client = host.client();
+    client.call("visits", "increment", &json!([1]));
+    home.run(&["rollback"]);
+    client.call("visits", "increment", &json!([1]));
+    until("the object table to come up", || client.get("/metrics").text().contains("theseus_table_lag 0"));
+    host.stop();
+    assert_eq!(home.json(&["get", "visits"])["id"], visits);
+}
+
+/// Names that come, go and come again.
+fn names(home: &Home, client: &mut Client) {
+    home.run(&["clone", "visits", "copy"]);
+    home.run(&["derive", "visits", "child"]);
+    home.run(&["parents", "child", "visits", "copy"]);
+    for _ in 0..9 {
+        client.create("counter.Counter", "again");
+        home.run(&["delete", "again"]);
+    }
+}
+
+/// Commands that fail are in the history too.
+fn accounts(client: &mut Client) {
+    client.create("ledger.Account", "poor");
+    let failed = client.post("/v1/objects/poor/withdraw", &json!({ "amount": 5 }));
+    assert_ne!(failed.status, 200);
+}

@@ -1,0 +1,207 @@
+//! A reader of the two environments of an identity, written from `docs/formats.md`.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
+
+use ciborium::Value;
+use lmdb::{Cursor, Environment, EnvironmentFlags, Transaction};
+use theseus_tests::Home;
+use twox_hash::XxHash3_64;
+
+use crate::{cddl::Rules, hex};
+
+/// What has versions.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) enum Key {
+    Object(u64),
+    Name(String),
+}
+
+/// One version, as its transaction has it.
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) struct Version {
+    pub(crate) tid: u64,
+    pub(crate) number: u64,
+    pub(crate) previous: u64,
+    pub(crate) jump: u64,
+    /// None for null.
+    pub(crate) content: Option<Value>,
+}
+
+/// What the history says.
+pub(crate) struct Reader {
+    /// In hexadecimal.
+    pub(crate) identity: String,
+    /// The first transaction that is there.
+    pub(crate) first: u64,
+    /// The last transaction and the hash of its record.
+    pub(crate) head: (u64, [u8; 32]),
+    pub(crate) versions: BTreeMap<Key, Vec<Version>>,
+    /// The methods that the host itself wrote.
+    pub(crate) methods: BTreeSet<String>,
+}
+
+impl Reader {
+    /// Reads and checks the whole history.
+    pub(crate) fn read(home: &Home, rules: &Rules) -> Reader {
+        let mut databases = databases(&home.file("identity/history"));
+        let meta = databases.remove("meta").unwrap();
+        let identity = &meta[&b"identity"[..]];
+        assert_eq!(identity[16..], blake3::hash(&identity[..16]).as_bytes()[..8], "the id's checksum");
+        let mut reader = Reader {
+            identity: hex(&identity[..16]),
+            first: 1,
+            head: (0, [0; 32]),
+            versions: BTreeMap::new(),
+            methods: BTreeSet::new(),
+        };
+        for (key, value) in databases.remove("batches").unwrap() {
+            reader.batch(rules, u64::from_be_bytes(key.try_into().unwrap()), &value);
+        }
+        assert!(databases.is_empty(), "not described: {:?}", databases.keys());
+        reader
+    }
+
+    fn batch(&mut self, rules: &Rules, last: u64, value: &[u8]) {
+        let (hash, rest) = value.split_first_chunk::<32>().unwrap();
+        let count = little(&rest[rest.len() - 4..]) as usize;
+        let (record, index) = rest.split_at(rest.len() - 4 - 12 * count - 4);
+        assert_eq!(blake3::hash(record).as_bytes(), hash, "the hash of the record that ends with {last}");
+        let value = rules.check("record", record);
+        let fields = value.as_array().unwrap();
+        let number = |place: usize| u64::try_from(fields[place].as_integer().unwrap()).unwrap();
+        assert_eq!((number(1), number(2)), (self.head.0 + 1, last));
+        assert_eq!(fields[6].as_bytes().unwrap()[..], self.head.1, "the link before {last}");
+        let transactions = fields[7].as_array().unwrap();
+        assert_eq!((transactions.len(), count), ((last - self.head.0) as usize, count));
+        let (header, mut start) = (little(&index[..4]) as usize, 0);
+        for (tid, (transaction, entry)) in (self.head.0 + 1..).zip(transactions.iter().zip(index[4..].chunks(12))) {
+            let end = little(&entry[..4]) as usize;
+            let item = &record[header + start..header + end];
+            assert_eq!(XxHash3_64::oneshot_with_seed(tid, item), little(&entry[4..]), "the index, transaction {tid}");
+            let bytes: Value = ciborium::from_reader(item).unwrap();
+            assert_eq!(&bytes, transaction, "the index, transaction {tid}");
+            self.transaction(rules, tid, transaction.as_bytes().unwrap());
+            start = end;
+        }
+        self.head = (last, *hash);
+    }
+
+    fn transaction(&mut self, rules: &Rules, tid: u64, bytes: &[u8]) {
+        let value = rules.check("transaction", bytes);
+        let fields = value.as_array().unwrap();
+        let method = fields[2].as_text().unwrap();
+        if method.starts_with("theseus.") {
+            let mut arguments = Vec::new();
+            ciborium::into_writer(&fields[3], &mut arguments).unwrap();
+            rules.check(method, &arguments);
+            self.methods.insert(method.to_owned());
+        }
+        let number = |value: &Value| u64::try_from(value.as_integer().unwrap()).unwrap();
+        for write in fields[7].as_array().unwrap() {
+            let [object, number_, previous, jump, content] = &write.as_array().unwrap()[..] else { unreachable!() };
+            let pointers = [number(number_), number(previous), number(jump)];
+            self.version(Key::Object(number(object)), tid, pointers, content);
+        }
+        for naming in fields[8].as_array().unwrap() {
+            let [name, number_, previous, jump, content] = &naming.as_array().unwrap()[..] else { unreachable!() };
+            let pointers = [number(number_), number(previous), number(jump)];
+            self.version(Key::Name(name.as_text().unwrap().to_owned()), tid, pointers, content);
+        }
+    }
+
+    fn version(&mut self, key: Key, tid: u64, [number, previous, jump]: [u64; 3], content: &Value) {
+        let content = (!content.is_null()).then(|| content.clone());
+        let versions = self.versions.entry(key.clone()).or_default();
+        let written = |number: u64| if number == 0 { 0 } else { versions[number as usize - 1].tid };
+        let expected = (versions.len() as u64 + 1, written(number - 1), written(jump_number(number)));
+        assert_eq!((number, previous, jump), expected, "{key:?} in transaction {tid}");
+        versions.push(Version { tid, number, previous, jump, content });
+    }
+
+    /// The version as of a transaction, and how many were looked at.
+    pub(crate) fn as_of(&self, key: &Key, at: u64) -> (Option<&Version>, u32) {
+        let versions = &self.versions[key];
+        let mut found = versions.last().unwrap();
+        let mut steps = 1;
+        while found.tid > at {
+            let next = if found.jump > at { found.jump } else { found.previous };
+            let Some(version) = versions.iter().find(|version| version.tid == next) else { return (None, steps) };
+            (found, steps) = (version, steps + 1);
+        }
+        (Some(found), steps)
+    }
+
+    /// Checks the object table, which is as of its own transaction.
+    pub(crate) fn check_table(&self, home: &Home, rules: &Rules) {
+        const NUMBERED: [&str; 6] = ["objects", "names", "requests", "recent", "meta", "secondary"];
+
+        let tables = databases(&home.file("identity/objects"));
+        assert_eq!(tables.keys().map(String::as_str).collect::<BTreeSet<_>>(), BTreeSet::from(NUMBERED));
+        let mut bodies: BTreeMap<&str, BTreeMap<&[u8], Value>> = BTreeMap::new();
+        for (number, name) in (0..).zip(NUMBERED) {
+            for (key, value) in &tables[name] {
+                let (seal, body) = value.split_first_chunk::<8>().unwrap();
+                let seed = XxHash3_64::oneshot_with_seed(number, key);
+                assert_eq!(little(seal), XxHash3_64::oneshot_with_seed(seed, body), "a seal in {name}");
+                let rule = match (name, &key[..]) {
+                    ("meta", key) => format!("{}-note", std::str::from_utf8(key).unwrap()),
+                    _ => format!("{name}-row"),
+                };
+                bodies.entry(name).or_default().insert(key, rules.check(&rule, body));
+            }
+        }
+        let reached = bodies["meta"][&b"reached"[..]].as_array().unwrap();
+        let reached = u64::try_from(reached[0].as_integer().unwrap()).unwrap();
+        for (key, versions) in &self.versions {
+            let row = match key {
+                Key::Object(id) => bodies["objects"].get(&id.to_be_bytes()[..]),
+                Key::Name(name) => bodies["names"].get(name.as_bytes()),
+            };
+            let newest = versions.iter().rfind(|version| version.tid <= reached);
+            assert_eq!(row.is_some(), newest.is_some(), "{key:?}");
+            let (Some(row), Some(newest)) = (row, newest) else { continue };
+            let mut spine = Vec::new();
+            let mut number = jump_number(newest.number);
+            while number > 0 {
+                spine.push(Value::from(versions[number as usize - 1].tid));
+                number = jump_number(number);
+            }
+            let content = newest.content.clone().unwrap_or(Value::Null);
+            let (tid, number, previous) = (newest.tid.into(), newest.number.into(), newest.previous.into());
+            assert_eq!(*row, Value::Array(vec![tid, number, previous, Value::Array(spine), content]), "{key:?}");
+        }
+    }
+}
+
+/// The document's rule: the number as a sum of terms 2^k - 1, always the largest that fits, without the last.
+fn jump_number(number: u64) -> u64 {
+    let mut rest = number;
+    let mut last = 0;
+    while rest > 0 {
+        last = (1..=64).map(|k| u64::MAX >> (64 - k)).take_while(|term| *term <= rest).last().unwrap();
+        rest -= last;
+    }
+    number - last
+}
+
+fn little(bytes: &[u8]) -> u64 {
+    bytes.iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte))
+}
+
+/// All databases of an environment, by name, with all that is in them.
+fn databases(folder: &Path) -> BTreeMap<String, BTreeMap<Vec<u8>, Vec<u8>>> {
+    let flags = EnvironmentFlags::READ_ONLY | EnvironmentFlags::NO_TLS;
+    let environment = Environment::new().set_flags(flags).set_max_dbs(16).open(folder).unwrap();
+    let all = |name: Option<&str>| {
+        let database = environment.open_db(name).unwrap();
+        let transaction = environment.begin_ro_txn().unwrap();
+        let mut cursor = transaction.open_ro_cursor(database).unwrap();
+        let entries = cursor.iter().map(|entry| entry.map(|(key, value)| (key.to_vec(), value.to_vec())).unwrap());
+        entries.collect::<BTreeMap<_, _>>()
+    };
+    let names = all(None).into_keys().map(|name| String::from_utf8(name).unwrap());
+    names.map(|name| (name.clone(), all(Some(&name)))).collect()
+}
