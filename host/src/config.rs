@@ -148,6 +148,8 @@ section! {
         indexes_max: usize = 64, Some(0);
         /// How many request ids are remembered at most; of more, the oldest are forgotten before their time.
         request_ids_max: usize = 1_000_000, Some(1);
+        /// How long one segment file of a backup may become, in bytes, before the next one is begun.
+        backup_segment_bytes_max: u64 = 1 << 30, Some(1);
     }
 }
 
@@ -286,7 +288,16 @@ impl Config {
             Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
             Err(source) => return Err(ConfigError::Unreadable { file, source }),
         };
-        let config: Config = match toml::from_str(&text) {
+        Config::parse(&text, file)
+    }
+
+    /// Reads settings out of a text; `file` is where they come from, for messages.
+    ///
+    /// # Errors
+    ///
+    /// If they are not valid.
+    pub fn parse(text: &str, file: PathBuf) -> Result<Config, ConfigError> {
+        let config: Config = match toml::from_str(text) {
             Ok(config) => config,
             Err(source) => return Err(ConfigError::Invalid { file, source: Box::new(source) }),
         };

@@ -29,6 +29,11 @@ impl Home {
         self.0.join("identity")
     }
 
+    /// Where an identity is built that is being restored, until it is whole.
+    pub fn restoring(&self) -> PathBuf {
+        self.0.join("identity.restoring")
+    }
+
     /// The history, an LMDB environment.
     pub fn history(&self) -> PathBuf {
         self.identity().join("history")

@@ -115,6 +115,14 @@ impl Session {
             Command::Messages { command } => self.messages(command),
             Command::Index { command } => self.index(command),
             Command::Verify => self.verify(),
+            Command::Backup { to: Some(folder), .. } => self.backup(&folder),
+            Command::Backup { to: None, check } => {
+                let folder = check.ok_or_else(|| Fault::usage("say --to DIR or --check DIR"))?;
+                self.check_backup(&folder)
+            }
+            Command::Restore { from, to } => self.restore(&from, to),
+            Command::Export { file, at } => self.export(at, file.as_deref()),
+            Command::Import { file, keep_ids } => self.import(&file, keep_ids),
             Command::Plugins => {
                 let text = self.ask_anyhow("/v1/plugins".into(), Action::Plugins)?;
                 self.print(&text, output::plugins)
@@ -366,11 +374,16 @@ impl Session {
     }
 
     fn offline(&self, action: Action) -> Result<Answer, Fault> {
-        if !self.home.identity().exists() {
-            let make = format!("{} holds no identity; make one with `theseus --home {} init`", self.home, self.home);
-            return Err(Fault::failed("no_identity", make));
-        }
+        self.need_identity()?;
         Ok(offline::perform(&self.home, action)?)
+    }
+
+    pub(super) fn need_identity(&self) -> Result<(), Fault> {
+        if self.home.identity().exists() {
+            return Ok(());
+        }
+        let make = format!("{} holds no identity; make one with `theseus --home {} init`", self.home, self.home);
+        Err(Fault::failed("no_identity", make))
     }
 
     /// Prints a document as it is, or as text for people.

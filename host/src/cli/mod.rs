@@ -10,6 +10,7 @@ mod exit;
 mod fault;
 mod finding;
 mod graph;
+mod keeping;
 mod output;
 mod plugin;
 mod rehearsal;
@@ -252,6 +253,51 @@ Examples:
     /// Checks every record of the history and compares the objects with it.
     #[command(after_help = "Examples:\n  theseus verify\n  theseus verify --json")]
     Verify,
+    /// Copies the history and the plugin files into a folder, beside a running host; the next time only what is new.
+    #[command(
+        after_help = "Examples:\n  theseus backup --to /srv/backup\n  theseus backup --check /srv/backup   read all of it again"
+    )]
+    #[command(group = clap::ArgGroup::new("what").required(true).args(["to", "check"]))]
+    Backup {
+        /// The folder, which is made if it is not there.
+        #[arg(long, value_name = "DIR")]
+        to: Option<PathBuf>,
+        /// Read every file of a backup, and every record of it, and say whether it is whole.
+        #[arg(long, value_name = "DIR")]
+        check: Option<PathBuf>,
+    },
+    /// Makes the identity that a backup holds, in a home that has none.
+    #[command(
+        after_help = "Examples:\n  theseus --home /srv/again restore --from /srv/backup\n  theseus --home /srv/past restore --from /srv/backup --to 120"
+    )]
+    Restore {
+        /// The folder of the backup.
+        #[arg(long, value_name = "DIR")]
+        from: PathBuf,
+        /// Only up to this transaction.
+        #[arg(long, value_name = "TID")]
+        to: Option<u64>,
+    },
+    /// Writes all objects and names as JSON, a line each.
+    #[command(
+        after_help = "Examples:\n  theseus export objects.jsonl\n  theseus export --at 120 | gzip > past.jsonl.gz"
+    )]
+    Export {
+        /// The file, which is replaced; standard output if there is none.
+        file: Option<PathBuf>,
+        /// As of this transaction.
+        #[arg(long, value_name = "TID")]
+        at: Option<u64>,
+    },
+    /// Adds the objects and names of such a file to an identity whose host does not run, all or none.
+    #[command(after_help = "Examples:\n  theseus import objects.jsonl\n  theseus import objects.jsonl --keep-ids")]
+    Import {
+        /// The file.
+        file: PathBuf,
+        /// Refuse if an object cannot keep its id, instead of giving it another.
+        #[arg(long)]
+        keep_ids: bool,
+    },
     /// Lists the plugins in force, and replaced ones that are still loaded.
     #[command(after_help = "Examples:\n  theseus plugins\n  theseus plugins --json")]
     Plugins,

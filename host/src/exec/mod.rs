@@ -53,7 +53,7 @@ pub use self::{
     room::{RoomWatch, Shortage},
     schemas::{Schemas, Way},
     state::State,
-    turn::NAME_BYTES_MAX,
+    turn::{NAME_BYTES_MAX, check_name},
 };
 use self::{
     intake::{Intake, NoEntry},

@@ -552,7 +552,11 @@ impl CallHost for Turn<'_> {
 }
 
 /// Whether a text may be a name: it has to fit a path segment and must not look like an id.
-fn check_name(name: &str) -> Result<(), Failure> {
+///
+/// # Errors
+///
+/// Why it may not.
+pub fn check_name(name: &str) -> Result<(), Failure> {
     let problem = if name.is_empty() || name.len() > NAME_BYTES_MAX {
         format!("a name has 1 to {NAME_BYTES_MAX} bytes")
     } else if name.bytes().all(|byte| byte.is_ascii_digit()) {

@@ -127,6 +127,16 @@ impl BatchBuilder {
         Writer::new(&mut self.transactions).bytes(&self.scratch);
         self.ends.push(u32::try_from(self.transactions.len()).expect("a batch is far smaller than 4 GiB"));
     }
+
+    /// Adds a transaction as it stands in another record.
+    ///
+    /// # Panics
+    ///
+    /// As [`push`](Self::push) does.
+    pub(super) fn push_encoded(&mut self, transaction: &[u8]) {
+        Writer::new(&mut self.transactions).bytes(transaction);
+        self.ends.push(u32::try_from(self.transactions.len()).expect("a batch is far smaller than 4 GiB"));
+    }
 }
 
 impl Draft<'_> {

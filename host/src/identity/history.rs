@@ -6,6 +6,9 @@
 //!
 //! What was packed away is not there any more, or is about to be removed: for every reader the history begins behind the base.
 
+mod importing;
+mod stored;
+
 use std::{
     cell::OnceCell,
     fs, io,
@@ -15,6 +18,7 @@ use std::{
 
 use arc_swap::ArcSwapOption;
 
+pub(super) use self::stored::StoredRecord;
 use super::{
     Base, BaseMark, BatchHeader, IdentityId, Place, RecordHash, StorageError, Tid,
     batch::{BatchBuilder, BatchView, RawTransaction, Transaction},
@@ -30,7 +34,7 @@ const IDENTITY: &[u8] = b"identity";
 const BASE: &[u8] = b"base";
 const DATABASES: &[&str] = &["batches", "meta"];
 const HASH_BYTES: usize = 32;
-const ID_SEAL_BYTES: usize = 8;
+const SEAL_BYTES: usize = 8;
 
 /// A point of the history: its last transaction and the hash of its last record.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -55,6 +59,9 @@ impl History {
     pub(super) fn open(place: &Place, read_only: bool) -> Result<History, StorageError> {
         let options = History::options(place, false, read_only);
         let history = History::with_env(place, Env::open(&options)?);
+        if read_only && history.read()?.importing()?.is_some() {
+            return Err(StorageError::Unfinished { path: place.history.clone() });
+        }
         // A pack in another process removes a base when the next is in force.
         let mut tries = 0..5;
         let base = loop {
@@ -85,7 +92,7 @@ impl History {
         let history = History::with_env(place, Env::open(&options)?);
         let mut txn = history.env.write()?;
         let seal = blake3::hash(&id.0);
-        txn.put(META, IDENTITY, &[&id.0[..], &seal.as_bytes()[..ID_SEAL_BYTES]].concat())?;
+        txn.put(META, IDENTITY, &[&id.0[..], &seal.as_bytes()[..SEAL_BYTES]].concat())?;
         txn.commit()?;
         drop(history);
         fs::rename(&partial, path).map_err(io_error)?;
@@ -107,7 +114,7 @@ impl History {
     }
 
     /// Which base is in force, as it is stored.
-    fn mark(&self) -> Result<Option<BaseMark>, StorageError> {
+    pub(super) fn mark(&self) -> Result<Option<BaseMark>, StorageError> {
         let txn = self.env.read()?;
         let Some(value) = txn.get(META, BASE)? else { return Ok(None) };
         let mark = unseal(META, BASE, value)
@@ -215,7 +222,7 @@ impl HistoryView {
         let damaged = |problem: &str| self.env.damaged("the identity's id", problem);
         let id = self.txn.get(META, IDENTITY)?.ok_or_else(|| damaged("it is missing"))?;
         let (id, seal) = id.split_first_chunk::<16>().ok_or_else(|| damaged("it is shorter than 16 bytes"))?;
-        if blake3::hash(id).as_bytes()[..ID_SEAL_BYTES] != *seal {
+        if blake3::hash(id).as_bytes()[..SEAL_BYTES] != *seal {
             return Err(damaged("it does not have the checksum that was stored with it"));
         }
         Ok(IdentityId(*id))
@@ -335,6 +342,18 @@ impl HistoryView {
     ) -> Result<(), StorageError> {
         let from = from.max(self.packed().tid.next());
         self.txn.walk(BATCHES, &from.0.to_be_bytes(), |key, value| visit(&self.open(key, value)?))
+    }
+
+    /// Does what [`walk`](Self::walk) does, and tells the hash of each record too.
+    pub(super) fn walk_records(
+        &self,
+        from: Tid,
+        mut visit: impl FnMut(RecordHash, &BatchView<'_>) -> Result<bool, StorageError>,
+    ) -> Result<(), StorageError> {
+        self.txn.walk(BATCHES, &from.0.to_be_bytes(), |key, value| {
+            let hash = StoredBatch::split(key, value).map(|stored| stored.hash).unwrap_or_default();
+            visit(hash, &self.open(key, value)?)
+        })
     }
 
     /// Hands every stored batch to `visit` as it is, unchecked: for those who look for damage.

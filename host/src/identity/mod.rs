@@ -9,6 +9,7 @@
 //!
 //! It knows nothing of plugins: behaviours are names here, slots and arguments are encoded values.
 
+pub mod backup;
 mod base;
 mod batch;
 mod fault;
@@ -32,6 +33,7 @@ mod table;
 mod undo;
 mod verify;
 mod version;
+mod walk;
 mod write;
 
 #[cfg(test)]
@@ -70,6 +72,7 @@ pub use self::{
     undo::{MIGRATE, UndoError, UndoPlan, UndoRefusal},
     verify::{Damage, Progress, Verified, verify},
     version::{NameVersion, Pointers, Version},
+    walk::ObjectWalk,
     write::{CheckpointPlan, ClosedBatch, Committer, Keep, RequestMemory, Writer},
 };
 use self::{
@@ -77,7 +80,7 @@ use self::{
     names::Names,
     overlay::{Overlay, Weight},
     read::View,
-    table::{Checkpoint, Reached, RequestRow, Table},
+    table::{Checkpoint, Reached, RequestRow, Table, TableView},
     version::Versioned,
 };
 
@@ -209,6 +212,11 @@ impl Resume {
         &self.census
     }
 
+    /// The first object id that was never given.
+    pub fn next_object(&self) -> u64 {
+        self.next_object
+    }
+
     /// How many objects there are.
     pub fn objects(&self) -> u64 {
         count_objects(&self.census)
@@ -237,12 +245,18 @@ impl Identity {
     /// If there is none, if what is read is damaged, or if the storage fails.
     pub fn open(place: &Place, read_only: bool) -> Result<Opened, StorageError> {
         let history = History::open(place, read_only)?;
+        if history.begin_taking_back()? {
+            Identity::take_back(place, &history)?;
+        }
         if !read_only {
             // What a pack left that was not finished, or the base before the one in force.
             base::remove_others(&place.bases, history.base().map(|base| base.mark().head.tid))?;
         }
         let table = Identity::open_table(place, &history, read_only)?;
-        let (view, reached) = (history.read()?, table.read()?.reached()?);
+        // The table first: the history is then at least as new, also beside a live host.
+        let tabled = table.read()?;
+        let reached = tabled.reached()?;
+        let view = history.read()?;
         let head = view.head()?;
         if reached.tid > head.tid {
             let problem = format!("it ends with transaction {}, but the objects are as of {}", head.tid, reached.tid);
@@ -260,8 +274,23 @@ impl Identity {
             reached: AtomicU64::new(reached.tid.0),
             checkpointing: AtomicBool::new(false),
         });
-        let resume = identity.replay(reached, head)?;
+        let resume = identity.replay(reached, tabled, head)?;
         Ok(Opened { identity, resume })
+    }
+
+    /// Ends an import that was interrupted, whose records are gone. What the table has of it cannot be taken out of that again.
+    fn take_back(place: &Place, history: &History) -> Result<(), StorageError> {
+        let table = match Table::open(&place.objects, place.objects_bytes_max, false, false) {
+            Ok(table) => Some(table),
+            Err(StorageError::Missing { .. }) => None,
+            Err(error) => return Err(error),
+        };
+        let reached = table.map(|table| table.read()?.reached()).transpose()?;
+        let head = history.read()?.head()?;
+        if reached.is_some_and(|reached| reached.tid > head.tid) {
+            rebuild::rebuild_from(history, place, &mut |_, _| {}).map_err(StorageError::from)?;
+        }
+        history.end_import()
     }
 
     /// The table can be made anew from the history; the history cannot. One that is missing is made at once, one that is damaged only if
@@ -399,6 +428,34 @@ impl Identity {
         self.history.base().map_or_else(Head::default, |base| base.mark().head)
     }
 
+    /// Notes that what is added from now on is to be taken back, unless [`end_import`](Self::end_import) comes. For whoever owns
+    /// the identity, and has no other thread that commits.
+    ///
+    /// # Errors
+    ///
+    /// If the storage fails.
+    pub fn begin_import(&self) -> Result<(), StorageError> {
+        self.history.begin_import()
+    }
+
+    /// Keeps what was added since [`begin_import`](Self::begin_import).
+    ///
+    /// # Errors
+    ///
+    /// If the storage fails.
+    pub fn end_import(&self) -> Result<(), StorageError> {
+        self.history.end_import()
+    }
+
+    /// The hash of the record that ends with a transaction; none if no record does.
+    ///
+    /// # Errors
+    ///
+    /// If the storage fails.
+    pub fn hash_at(&self, tid: Tid) -> Result<Option<RecordHash>, StorageError> {
+        self.history.read()?.hash_at(tid)
+    }
+
     /// An error about the record that holds a transaction.
     pub fn damaged(&self, tid: Tid, problem: impl Into<String>) -> StorageError {
         match self.history.read() {
@@ -407,9 +464,10 @@ impl Identity {
         }
     }
 
-    fn replay(self: &Arc<Self>, reached: Reached, head: Head) -> Result<Resume, StorageError> {
+    fn replay(self: &Arc<Self>, reached: Reached, tabled: TableView, head: Head) -> Result<Resume, StorageError> {
         let Reached { tid: from, mut next_object, mut census } = reached;
-        let mut reader = Reader::new(self.clone());
+        // On the very view that was asked how far the table has come: a live host may bring it further meanwhile.
+        let mut reader = Reader::on(self.clone(), from, tabled);
         let view = self.history.read()?;
         let mut replayed_bytes = 0;
         view.walk(from.next(), |batch| {
@@ -438,7 +496,8 @@ impl Identity {
                     self.requests.put(Arc::from(id), tid, remembered, tid, tid);
                 }
             }
-            Ok(true)
+            // A live host goes on adding.
+            Ok(batch.header.last < head.tid)
         })?;
         let last =
             view.with_batch(head.tid, |batch| Ok((batch.header.incarnation, batch.header.generations.clone())))?;

@@ -69,6 +69,13 @@ impl Reader {
         Reader { identity, table, former: FxHashMap::default() }
     }
 
+    /// A reader with a view of the table that has reached `reached`.
+    pub(super) fn on(identity: Arc<Identity>, reached: Tid, table: TableView) -> Reader {
+        let reader = Reader::new(identity);
+        *reader.table.open.lock().unwrap_or_else(PoisonError::into_inner) = Some((reached, table));
+        reader
+    }
+
     /// The identity behind it.
     pub fn identity(&self) -> &Arc<Identity> {
         &self.identity
@@ -382,7 +389,7 @@ impl Reader {
     }
 
     /// Reads the table, on a view that is opened anew if the table has moved on: what has left the overlay since would be missed.
-    fn table<R>(&self, read: impl FnOnce(&TableView) -> Result<R, StorageError>) -> Result<R, StorageError> {
+    pub(super) fn table<R>(&self, read: impl FnOnce(&TableView) -> Result<R, StorageError>) -> Result<R, StorageError> {
         let mut open = self.table.open.lock().unwrap_or_else(PoisonError::into_inner);
         let reached = self.identity.reached();
         if open.as_ref().is_none_or(|(opened_at, _)| *opened_at != reached) {

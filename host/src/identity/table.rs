@@ -135,6 +135,9 @@ pub(super) struct Table {
 }
 
 impl Table {
+    /// How many databases it has.
+    pub(super) const DATABASES: usize = DATABASES.len();
+
     pub(super) fn open(path: &Path, map_bytes: usize, create: bool, read_only: bool) -> Result<Table, StorageError> {
         let options = EnvOptions { path, map_bytes, databases: DATABASES, create, read_only, random_reads: true };
         Ok(Table { env: Env::open(&options)? })
@@ -273,6 +276,17 @@ impl TableView {
     pub(super) fn object_id(&self, key: &[u8]) -> Result<ObjectId, StorageError> {
         let id = <[u8; 8]>::try_from(key).map_err(|_| self.env.damaged("an object key", "it is not 8 bytes"))?;
         Ok(ObjectId(u64::from_be_bytes(id)))
+    }
+
+    /// The ids of up to `limit` objects from `from` on, deleted ones too, in order.
+    pub(super) fn object_ids(&self, from: ObjectId, limit: usize) -> Result<Vec<ObjectId>, StorageError> {
+        let mut ids = Vec::with_capacity(limit);
+        self.txn.walk::<StorageError>(OBJECTS, &from.0.to_be_bytes(), |key, _| {
+            let id = <[u8; 8]>::try_from(key).map_err(|_| self.env.damaged("an object key", "it is not 8 bytes"))?;
+            ids.push(ObjectId(u64::from_be_bytes(id)));
+            Ok(ids.len() < limit)
+        })?;
+        Ok(ids)
     }
 
     /// The newest version of a name that was ever given.

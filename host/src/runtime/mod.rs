@@ -1,6 +1,7 @@
 //! The closed set of things that can be asked of a running host, and the host that does them.
 
 pub mod action;
+pub mod backup;
 pub mod examine;
 mod finding;
 mod host;
@@ -9,6 +10,7 @@ mod metrics;
 pub mod offline;
 mod operator;
 mod owner;
+pub mod portable;
 mod start;
 mod trials;
 mod views;

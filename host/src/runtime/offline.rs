@@ -39,10 +39,16 @@ pub fn init(home: &Home, config: &Config) -> Result<String, OpenError> {
     if home.history().join("data.mdb").exists() {
         return Err(exists());
     }
+    make_folders(home)?;
+    Ok(Identity::create(&host::place(home, config))?.to_string())
+}
+
+/// Makes what a home has beside its identity.
+pub(super) fn make_folders(home: &Home) -> Result<(), StorageError> {
     for folder in [home.plugin_store(), home.run(), home.update(), home.trust()] {
         fs::create_dir_all(&folder).map_err(|source| StorageError::Io { path: folder, source })?;
     }
-    Ok(Identity::create(&host::place(home, config))?.to_string())
+    Ok(())
 }
 
 /// Answers `Get`, `List`, `History`, `Plugins` and `Status` from the files. Nothing is written.

@@ -3,9 +3,12 @@
 
 use std::{collections::BTreeMap, sync::Arc, thread};
 
-use theseus_value::Value;
+use theseus_value::{DecodeError, Value};
 
-use super::host::{OpenError, VERSION, note};
+use super::{
+    host::{OpenError, VERSION, note},
+    portable::IMPORT,
+};
 use crate::{
     config::{self, Config},
     exec::{self, PluginSet},
@@ -14,7 +17,7 @@ use crate::{
     swap::{self, Crashed, Memory},
 };
 
-/// The last transaction of an incarnation that ended in order.
+/// The last transaction of an incarnation that ended in order; but an import may follow it.
 const STOP: &str = "theseus.stop";
 
 /// What a start begins with.
@@ -50,12 +53,17 @@ pub(super) fn begin(
     Ok(Beginning { incarnation, plugins, without, with })
 }
 
-/// Whether the host before had time to say that it stops.
-fn ended_in_order(identity: &Arc<Identity>) -> Result<bool, StorageError> {
+/// Whether the host before had time to say that it stops. An import that came after it says so in its place.
+pub(super) fn ended_in_order(identity: &Arc<Identity>) -> Result<bool, StorageError> {
     let head = identity.head().tid;
+    let damaged = |error: DecodeError| identity.damaged(head, error.to_string());
     let stopped = identity.with_batch(head, |batch| {
-        let last = batch.transaction(head).expect("the batch was found by this transaction");
-        Ok(last.map_err(|error| identity.damaged(head, error.to_string()))?.method == STOP)
+        let last = batch.transaction(head).expect("the batch was found by this transaction").map_err(damaged)?;
+        if last.method == IMPORT {
+            let note = Value::decode(last.arguments).map_err(damaged)?;
+            return Ok(note.as_map().and_then(|note| note.get("after_stop")).and_then(Value::as_bool) == Some(true));
+        }
+        Ok(last.method == STOP)
     })?;
     // An identity without a history has just been made.
     Ok(stopped.unwrap_or(true))

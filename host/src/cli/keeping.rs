@@ -1,0 +1,217 @@
+//! Keeping an identity elsewhere: `backup`, `restore`, `export`, `import`. They work on the files, beside a running host where they
+//! only read.
+
+use std::{
+    fs::{self, File},
+    io::{self, IsTerminal, Write},
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use serde_json::{Value as Json, json};
+
+use super::{
+    commands::Session,
+    fault::{Exit, Fault},
+    output::{self, plain},
+};
+use crate::{
+    gateway::json::hex,
+    runtime::{
+        OpenError,
+        action::codes,
+        backup::{self, BackupError},
+        portable::{self, ImportOptions},
+    },
+};
+
+/// How often progress is shown.
+const SHOW_INTERVAL: Duration = Duration::from_millis(100);
+
+impl Session {
+    pub(super) fn backup(&self, folder: &Path) -> Result<(), Fault> {
+        self.need_identity()?;
+        let taken = shown(|progress| backup::take(&self.home, folder, progress))?;
+        let document = json!({
+            "identity": taken.identity.to_string(),
+            "folder": folder.display().to_string(),
+            "tid": taken.head.tid.0,
+            "head": hex(&taken.head.hash.0),
+            "full": taken.full,
+            "since": taken.since.0,
+            "records": taken.records,
+            "bytes": taken.bytes,
+            "segments": taken.segments,
+        });
+        self.print(&document.to_string(), |it| {
+            let what = match (it["full"] == true, it["since"] == it["tid"]) {
+                (true, _) => format!("full backup of transactions {} to {}", taken.since.0 + 1, it["tid"]),
+                (false, true) => "nothing new".to_owned(),
+                (false, false) => format!("transactions {} to {} added", taken.since.0 + 1, it["tid"]),
+            };
+            format!("{what}: {} records, {}\n{}", it["records"], output::size(taken.bytes), head(it))
+        })
+    }
+
+    pub(super) fn check_backup(&self, folder: &Path) -> Result<(), Fault> {
+        let checked = shown(|progress| backup::check(folder, progress).map_err(backup::Failure::from))?;
+        let document = json!({
+            "identity": checked.identity.to_string(),
+            "folder": folder.display().to_string(),
+            "tid": checked.head.tid.0,
+            "head": hex(&checked.head.hash.0),
+            "segments": checked.segments,
+            "records": checked.records,
+            "bytes": checked.bytes,
+            "plugins": checked.plugins,
+        });
+        self.print(&document.to_string(), |it| {
+            let (records, segments, plugins) = (&it["records"], &it["segments"], &it["plugins"]);
+            let bytes = output::size(checked.bytes);
+            format!("whole: {records} records in {segments} segments ({bytes}), {plugins} plugin files\n{}", head(it))
+        })
+    }
+
+    pub(super) fn restore(&self, folder: &Path, to: Option<u64>) -> Result<(), Fault> {
+        let restored = shown(|progress| backup::restore(&self.home, folder, to, progress))?;
+        let document = json!({
+            "identity": restored.identity.to_string(),
+            "tid": restored.head.tid.0,
+            "head": hex(&restored.head.hash.0),
+            "cut": restored.cut,
+            "records": restored.records,
+            "objects": restored.objects,
+            "plugins": restored.plugins,
+        });
+        self.print(&document.to_string(), |it| {
+            let cut = match it["cut"] == true {
+                true => format!(
+                    "transaction {} was not the last of its record: the record was cut there, and its hash is new\n",
+                    it["tid"]
+                ),
+                false => String::new(),
+            };
+            let (identity, records, objects) = (plain(&it["identity"]), &it["records"], &it["objects"]);
+            format!("identity {identity}: {records} records, {objects} objects\n{cut}{}", head(it))
+        })
+    }
+
+    pub(super) fn export(&self, at: Option<u64>, file: Option<&Path>) -> Result<(), Fault> {
+        self.need_identity()?;
+        let Some(file) = file else {
+            portable::export(&self.home, at, &mut io::stdout().lock())?;
+            return Ok(());
+        };
+        let cannot = |error: io::Error| Fault::failed("output", format!("{}: {error}", file.display()));
+        let temporary = beside(file);
+        let exported = File::create(&temporary).map_err(cannot).and_then(|mut out| {
+            let exported = portable::export(&self.home, at, &mut out)?;
+            out.sync_all().and_then(|()| fs::rename(&temporary, file)).map_err(cannot)?;
+            Ok(exported)
+        });
+        if exported.is_err() {
+            // What counts is why it failed.
+            _ = fs::remove_file(&temporary);
+        }
+        let exported = exported?;
+        let document = json!({
+            "identity": exported.identity,
+            "tid": exported.tid,
+            "file": file.display().to_string(),
+            "objects": exported.objects,
+            "names": exported.names,
+        });
+        self.print(&document.to_string(), |it| {
+            format!("{} objects and {} names as of transaction {}\n", it["objects"], it["names"], it["tid"])
+        })
+    }
+
+    pub(super) fn import(&self, file: &Path, keep_ids: bool) -> Result<(), Fault> {
+        self.need_identity()?;
+        let imported = shown(|progress| portable::import(&self.home, file, ImportOptions { keep_ids }, progress))?;
+        let document = json!({
+            "identity": imported.identity,
+            "tid": imported.head.tid.0,
+            "head": hex(&imported.head.hash.0),
+            "objects": imported.objects,
+            "names": imported.names,
+            "transactions": imported.transactions,
+            "renumbered": imported.renumbered,
+        });
+        self.print(&document.to_string(), |it| {
+            let (objects, names, transactions) = (&it["objects"], &it["names"], &it["transactions"]);
+            let renumbered = match imported.renumbered {
+                0 => String::new(),
+                some => format!("{some} objects got other ids, since theirs were taken\n"),
+            };
+            format!("{objects} objects and {names} names in {transactions} transactions\n{renumbered}{}", head(it))
+        })
+    }
+}
+
+fn head(document: &Json) -> String {
+    format!("head {} {}\n", document["tid"], plain(&document["head"]))
+}
+
+/// A place in the same folder for what is not whole yet.
+fn beside(file: &Path) -> PathBuf {
+    let name = file.file_name().unwrap_or_default().to_string_lossy();
+    file.with_file_name(format!(".{name}.{}.tmp", std::process::id()))
+}
+
+/// Does something that tells how far it is, and shows that on a terminal.
+fn shown<T, E: Into<Fault>>(work: impl FnOnce(&mut dyn FnMut(u64, u64)) -> Result<T, E>) -> Result<T, Fault> {
+    let is_terminal = io::stderr().is_terminal();
+    let mut last = Instant::now();
+    let result = work(&mut |done, total| {
+        if is_terminal && (done == total || last.elapsed() > SHOW_INTERVAL) {
+            last = Instant::now();
+            // A terminal that cannot be written to does not make the work any worse.
+            _ = write!(io::stderr(), "\r{}\x1b[K", output::progress(done, total));
+        }
+    });
+    if is_terminal {
+        _ = write!(io::stderr(), "\r\x1b[K");
+    }
+    result.map_err(Into::into)
+}
+
+impl From<backup::Failure> for Fault {
+    fn from(failure: backup::Failure) -> Fault {
+        let message = failure.to_string();
+        match failure {
+            backup::Failure::Owner(_) => Fault::failed(codes::IDENTITY_IN_USE, message),
+            backup::Failure::Settings(_) => Fault::failed("bad_settings", message),
+            backup::Failure::Backup(BackupError::Storage(error)) => OpenError::from(error).into(),
+            backup::Failure::Backup(error) => {
+                let (exit, code) = match error {
+                    BackupError::Damaged { .. } => (Exit::Damaged, "backup_damaged"),
+                    BackupError::Missing { .. } => (Exit::Failed, "no_backup"),
+                    BackupError::NoSuchTransaction { .. } => (Exit::Failed, codes::NO_SUCH_TRANSACTION),
+                    BackupError::Io { .. } => (Exit::Failed, "backup_failed"),
+                    _ => (Exit::Refused, "backup_refused"),
+                };
+                Fault::new(exit, code, message)
+            }
+        }
+    }
+}
+
+impl From<portable::Failure> for Fault {
+    fn from(failure: portable::Failure) -> Fault {
+        use portable::Failure as It;
+
+        let message = failure.to_string();
+        match failure {
+            It::Storage(error) => OpenError::from(error).into(),
+            It::Output(error) => error.into(),
+            It::Owner(_) => Fault::failed(codes::IDENTITY_IN_USE, message),
+            It::Settings(_) => Fault::failed("bad_settings", message),
+            It::NoSuchTransaction { .. } => Fault::failed(codes::NO_SUCH_TRANSACTION, message),
+            It::NamesTaken { .. } | It::IdsTaken { .. } => Fault::new(Exit::Refused, "import_refused", message),
+            It::Malformed { .. } | It::Changed { .. } => Fault::failed("bad_import", message),
+            It::Slots { .. } => Fault::damaged(message),
+            It::Io { .. } => Fault::failed("cannot_read", message),
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! Records that come from a backup.
+
+use super::{BASE, BATCHES, HASH_BYTES, History, META};
+use crate::identity::{
+    BaseMark, BatchHeader, IdentityId, Place, RecordHash, StorageError, Tid, batch::BatchBuilder, lmdb::Env,
+    table::seal,
+};
+
+/// A batch as it is to lie in the database.
+pub(in crate::identity) struct StoredRecord {
+    last: Tid,
+    /// The hash, the record, the index.
+    value: Vec<u8>,
+}
+
+impl StoredRecord {
+    /// Puts a record and its index together.
+    pub(in crate::identity) fn new(header: &BatchHeader, batch: &BatchBuilder) -> StoredRecord {
+        let mut value = vec![0; HASH_BYTES];
+        header.encode(&mut value);
+        let index = batch.index(header, value.len() - HASH_BYTES);
+        value.extend_from_slice(batch.transactions());
+        let hash = blake3::hash(&value[HASH_BYTES..]);
+        value[..HASH_BYTES].copy_from_slice(hash.as_bytes());
+        value.extend_from_slice(&index);
+        StoredRecord { last: header.last, value }
+    }
+
+    /// The record's hash.
+    pub(in crate::identity) fn hash(&self) -> RecordHash {
+        let hash = self.value.first_chunk::<HASH_BYTES>();
+        RecordHash(*hash.expect("a stored record begins with its hash"))
+    }
+
+    /// Its length in bytes.
+    pub(in crate::identity) fn bytes(&self) -> usize {
+        self.value.len()
+    }
+}
+
+impl History {
+    /// Makes an empty history that stands on a base, which is there already, if one is given.
+    pub(in crate::identity) fn create_on(
+        place: &Place,
+        identity: IdentityId,
+        base: Option<BaseMark>,
+    ) -> Result<(), StorageError> {
+        History::create(place, identity)?;
+        let Some(base) = base else { return Ok(()) };
+        let env = Env::open(&History::options(place, false, false))?;
+        let mut value = Vec::new();
+        seal(&mut value, META, BASE, |out| base.encode(out));
+        let mut txn = env.write()?;
+        txn.put(META, BASE, &value)?;
+        txn.commit()
+    }
+
+    /// Adds records that were made before, in one transaction: bounded by who calls it.
+    pub(in crate::identity) fn append_stored(&self, records: &[StoredRecord]) -> Result<(), StorageError> {
+        if records.is_empty() {
+            return Ok(());
+        }
+        let mut txn = self.env.write()?;
+        for StoredRecord { last, value } in records {
+            txn.append(BATCHES, &last.0.to_be_bytes(), &[value])?;
+        }
+        txn.commit()
+    }
+}
