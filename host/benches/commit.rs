@@ -191,6 +191,7 @@ fn record_sizes(home: &Home, config: &Config, first: u64, last: u64) -> Vec<usiz
     let place = Place {
         history: home.history(),
         objects: home.objects(),
+        bases: home.bases(),
         history_bytes_max: config.identity.history_map_bytes,
         objects_bytes_max: config.identity.objects_map_bytes,
         requests: RequestMemory { count_max: 1_000_000, since_us: 0 },

@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Instant};
 
 use serde_json::json;
 use theseus_host::identity::{
-    Committer, Draft, Identity, Incarnation, ObjectRecord, Opened, Outcome, Place, RequestMemory, Writer,
+    Committer, Draft, Identity, Incarnation, Keep, ObjectRecord, Opened, Outcome, Place, RequestMemory, Writer,
 };
 use theseus_value::{ObjectId, Value};
 
@@ -19,6 +19,7 @@ fn main() {
     let place = Place {
         history: folder.path().join("history"),
         objects: folder.path().join("objects"),
+        bases: folder.path().join("base"),
         history_bytes_max: 64 << 30,
         objects_bytes_max: 16 << 30,
         requests: RequestMemory { count_max: 1_000_000, since_us: 0 },
@@ -70,7 +71,7 @@ fn fill(place: &Place, transactions: u64) {
         }
         if (n + 1) % 400_000 == 0 || n + 1 == transactions {
             let plan = writer
-                .plan_checkpoint(RequestMemory { count_max: 1_000_000, since_us: 0 }, 0)
+                .plan_checkpoint(RequestMemory { count_max: 1_000_000, since_us: 0 }, Keep::default())
                 .expect("nothing else is under way");
             identity.checkpoint(plan).expect("the storage works");
         }
