@@ -64,6 +64,14 @@ fn assert_bounded(what: &str, found: [u64; 2], alone: [u64; 2]) {
     }
 }
 
+/// Verifies without the short limit, which a busy machine might reach.
+fn verify_patiently(home: &Home) {
+    let settings = home.file("theseus.toml");
+    let patient = fs::read_to_string(&settings).unwrap().replace("view_ms_max = 500", "view_ms_max = 60000");
+    fs::write(settings, patient).unwrap();
+    home.verify();
+}
+
 #[test]
 fn slow_clients_and_slow_queries_keep_nothing_from_being_used_again() {
     let (home, host, mut client) = started();
@@ -96,7 +104,7 @@ fn slow_clients_and_slow_queries_keep_nothing_from_being_used_again() {
     assert!(slow.into_iter().all(|slow| slow.join().unwrap() == 0));
     drop(silent);
     host.stop();
-    home.verify();
+    verify_patiently(&home);
 }
 
 #[test]
@@ -125,5 +133,5 @@ fn a_command_that_is_stopped_while_it_reads_is_ended() {
     }
     drop(verifying);
     host.stop();
-    home.verify();
+    verify_patiently(&home);
 }

@@ -10,7 +10,7 @@ mod importing;
 mod stored;
 
 use std::{
-    cell::OnceCell,
+    cell::{Cell, OnceCell},
     fs, io,
     path::{Path, PathBuf},
     sync::Arc,
@@ -204,7 +204,7 @@ impl History {
     pub(super) fn read(&self) -> Result<HistoryView, StorageError> {
         // In this order: what the base does not have yet is still there in a view that was opened before.
         let txn = self.env.read()?;
-        Ok(HistoryView { txn, env: self.env.clone(), base: self.base(), rows: OnceCell::new() })
+        Ok(HistoryView { txn, env: self.env.clone(), base: self.base(), rows: OnceCell::new(), items: Cell::new(0) })
     }
 }
 
@@ -215,6 +215,8 @@ pub(super) struct HistoryView {
     base: Option<Arc<Base>>,
     /// The rows of the base, once they were asked for.
     rows: OnceCell<TableView>,
+    /// How many single transactions were read.
+    pub items: Cell<u64>,
 }
 
 impl HistoryView {
@@ -324,6 +326,7 @@ impl HistoryView {
 
     /// One transaction as it is encoded in its record, checked by its own checksum.
     fn item(&self, tid: Tid) -> Result<Option<&[u8]>, StorageError> {
+        self.items.update(|items| items + 1);
         self.is_there(tid)?;
         let Some((key, value)) = self.txn.seek(BATCHES, &tid.0.to_be_bytes())? else { return Ok(None) };
         let stored = StoredBatch::split(key, value).map_err(|problem| self.damaged(tid, problem))?;

@@ -3,7 +3,10 @@
 //! A view of an LMDB file that is kept makes the file grow, so none outlives its purpose. What is read as of a transaction does not change:
 //! a long walk reads as of one, and takes a new view whenever it likes.
 
-use std::sync::{Arc, Mutex, PoisonError, TryLockError};
+use std::{
+    cell::Cell,
+    sync::{Arc, Mutex, PoisonError, TryLockError},
+};
 
 use rustc_hash::FxHashMap;
 use theseus_value::ObjectId;
@@ -25,6 +28,7 @@ pub struct Reader {
     /// What [`last_in_schema`](Self::last_in_schema) found, and as of which version: objects derived from one prototype all
     /// ask for the same.
     former: FxHashMap<(ObjectId, u32), Former>,
+    records_read: Cell<u64>,
 }
 
 /// A reader's view of the object table, with the transaction that the table had reached.
@@ -66,7 +70,7 @@ impl Reader {
     pub fn new(identity: Arc<Identity>) -> Reader {
         let table = Arc::new(View::default());
         identity.views.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&table));
-        Reader { identity, table, former: FxHashMap::default() }
+        Reader { identity, table, former: FxHashMap::default(), records_read: Cell::new(0) }
     }
 
     /// A reader with a view of the table that has reached `reached`.
@@ -79,6 +83,11 @@ impl Reader {
     /// The identity behind it.
     pub fn identity(&self) -> &Arc<Identity> {
         &self.identity
+    }
+
+    /// How many transactions of the history were looked at, one by one, to find versions.
+    pub fn records_read(&self) -> u64 {
+        self.records_read.get()
     }
 
     /// Lets go of the view of the object table. The next read opens a new one.
@@ -343,6 +352,7 @@ impl Reader {
     ) -> Result<Option<Arc<Version<K::Content>>>, StorageError> {
         let view = self.identity.history.read()?;
         let found = back(&view, key, newer.pointers(), |tid, _| tid > at)?;
+        self.records_read.update(|records| records + view.items.get());
         Ok(found.map(|Written { tid, pointers, record }| {
             let Pointers { number, previous, .. } = pointers;
             Arc::new(Version { tid, number, previous, spine: Default::default(), record })
@@ -379,6 +389,7 @@ impl Reader {
                 _ => Tid::NONE,
             };
         }
+        self.records_read.update(|records| records + view.items.get());
         tids.reverse();
         Ok(tids)
     }

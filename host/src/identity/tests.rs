@@ -272,7 +272,7 @@ impl Subject {
             }
         }
         // Listed in pages, as of the head and as of the past.
-        for at in [self.durable, at % (self.durable + 1)] {
+        for at in [self.durable, (at % (self.durable + 1)).max(packed)] {
             let (mut listed, mut after) = (Vec::new(), None);
             loop {
                 let page = reader.names("name-", after.as_deref(), Tid(at as u64), 1 + at % 3).unwrap();
