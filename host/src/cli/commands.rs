@@ -129,6 +129,7 @@ impl Session {
             }
             Command::Plan { paths } => self.plan(&paths),
             Command::Rehearse { paths, last, all_differences } => self.rehearse(&paths, last, all_differences),
+            Command::Pack(args) => self.pack(&args),
             Command::Swap { paths, options } => {
                 let request = options.beside(json!({ "paths": absolute(&paths)? }));
                 let text = self.running()?.ask(Ask::post("/v1/swap", request))?;
@@ -266,6 +267,9 @@ impl Session {
             }
             client.ask_lines(Ask::get(path), |line| {
                 let transaction = document(line)?;
+                if transaction["packed"].is_u64() {
+                    return self.print(line, output::packed);
+                }
                 let Some(tid) = transaction["tid"].as_u64() else {
                     return Err(Fault::from_problem(transaction["error"].clone()));
                 };
@@ -285,10 +289,13 @@ impl Session {
             && left > 0
         {
             let action = Action::History { object: object.clone(), from: first, limit: left.min(PAGE) };
-            let Answer::History { transactions, next } = self.offline(action)? else {
+            let Answer::History { transactions, next, packed } = self.offline(action)? else {
                 unreachable!("History is answered with History")
             };
             left -= transactions.len();
+            if let Some(packed) = packed {
+                self.print(&forms::packed(packed).to_string(), output::packed)?;
+            }
             for transaction in &transactions {
                 self.print(&forms::transaction(transaction).to_string(), output::transaction)?;
             }

@@ -12,6 +12,7 @@ mod finding;
 mod graph;
 mod keeping;
 mod output;
+mod pack;
 mod plugin;
 mod rehearsal;
 mod run;
@@ -357,6 +358,11 @@ Examples:
         #[command(flatten)]
         options: SwapOptions,
     },
+    /// Packs the history: what came before leaves it, and the state as of then is kept.
+    #[command(
+        after_help = "Examples:\n  theseus pack --keep-days 90 --dry-run\n  theseus pack --keep-days 90\n  theseus pack --before 1000000"
+    )]
+    Pack(pack::PackArgs),
     /// Holds restart cycles back: the watchdog takes no instruction up until `resume`.
     #[command(after_help = "Examples:\n  theseus hold\n  theseus hold --reason 'the disk is being changed'")]
     Hold {

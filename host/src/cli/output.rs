@@ -161,6 +161,11 @@ pub(super) fn object(object: &Json) -> String {
     out
 }
 
+/// What stands in a history for what was packed away.
+pub(super) fn packed(line: &Json) -> String {
+    format!("(transactions 1 to {} have been packed away)\n", line["packed"])
+}
+
 pub(super) fn transaction(transaction: &Json) -> String {
     let target = match &transaction["target"] {
         Json::Null => "host".to_owned(),

@@ -10,7 +10,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
 use super::{Done, PluginSet, Refusal, Reply, Vitals, now_us, spawn};
 use crate::identity::{ClosedBatch, Committer, Head, Outcome, StorageError, Tid};
@@ -91,7 +91,7 @@ pub(super) fn start(
     spawn("committer", move || {
         let tell = |answered, took| _ = ready.send(Ready { answered, took, since: Instant::now() });
         tell(0, Duration::ZERO);
-        for commit in batches {
+        while let Some(commit) = next(&mut committer, &batches, &vitals) {
             let Commit { batch, plugins, answers, objects, messages, next_object } = commit;
             let (epoch, started) = (batch.epoch, Instant::now());
             let count = batch.len() as u64;
@@ -128,6 +128,38 @@ pub(super) fn start(
             give(answers, &answer);
         }
     })
+}
+
+/// The next batch; none if there will be no more. Meanwhile what was packed away is removed, a bounded part at a time: when there is
+/// nothing else to do, and now and then also if there is.
+fn next(committer: &mut Committer, batches: &Receiver<Commit>, vitals: &Vitals) -> Option<Commit> {
+    /// Without a batch for this long there is time.
+    const IDLE: Duration = Duration::from_millis(2);
+    /// A host that is never idle takes the time after this long.
+    const EVERY: Duration = Duration::from_millis(50);
+    /// How long it waits if the disk is full.
+    const FULL: Duration = Duration::from_secs(1);
+
+    loop {
+        let Some(due) = committer.trim_due() else { return batches.recv().ok() };
+        match batches.recv_timeout(IDLE) {
+            Ok(commit) if Instant::now() < due + EVERY => return Some(commit),
+            Err(RecvTimeoutError::Disconnected) => return None,
+            commit => {
+                if Instant::now() >= due
+                    && let Err(error) = committer.trim()
+                {
+                    match error.is_full() {
+                        true => committer.trim_after(FULL),
+                        false => vitals.fail(error.to_string()),
+                    }
+                }
+                if let Ok(commit) = commit {
+                    return Some(commit);
+                }
+            }
+        }
+    }
 }
 
 fn commit_batch(committer: &mut Committer, batch: ClosedBatch, plugins: &PluginSet) -> Result<Head, Refusal> {

@@ -5,6 +5,7 @@
 
 mod deliver;
 mod install;
+mod pack;
 mod parents;
 mod undo;
 
@@ -39,8 +40,8 @@ use super::{
 use crate::{
     config,
     identity::{
-        CheckpointPlan, Committer, Draft, HOST_OBJECT, Identity, Keep, Outcome, Remembered, Tid, Writer, count_objects,
-        fingerprint, getrandom,
+        CheckpointPlan, Committer, Draft, HOST_OBJECT, Identity, Keep, Outcome, Remembered, StorageError, Tid, Writer,
+        count_objects, fingerprint, getrandom,
     },
     plugin::{CallHost, Errands},
 };
@@ -403,6 +404,8 @@ impl Executor {
     fn takes_room(&self, doing: &Doing) -> bool {
         match doing {
             Doing::Note { .. } | Doing::Install { .. } | Doing::Look { .. } => false,
+            // These make room.
+            Doing::Pack { .. } | Doing::Checkpoint => false,
             Doing::Send { method, .. } => self.plugins.method_kinds(method).command,
             _ => true,
         }
@@ -439,6 +442,11 @@ impl Executor {
             Doing::Migrate { objects, report } => self.migrate(&objects, report),
             Doing::Note { what, note, remember } => self.note(what, &note, remember),
             Doing::Undo { tids, plan } => self.undo(&tids, plan, request_id),
+            Doing::Pack { base, note } => self.pack(base, &note),
+            Doing::Checkpoint => {
+                self.checkpoint();
+                Executed::Answered { tid: None, outcome: Arc::new(Outcome::Done([].into())) }
+            }
             Doing::Parents { object, parents } => self.set_parents(&object, &parents, request_id),
             Doing::Create { .. } | Doing::Clone { .. } | Doing::Derive { .. } | Doing::Delete { .. } => {
                 self.edit(&doing, request_id)
@@ -462,6 +470,9 @@ impl Executor {
             Ok(None) => None,
             Ok(Some((known, outcome))) if same(&known) => Some(Executed::Answered { tid: Some(known.tid), outcome }),
             Ok(Some((known, _))) => Some(Executed::Refused(Refusal::RequestIdReused { tid: known.tid })),
+            Err(error @ StorageError::Packed { .. }) => Some(Executed::Refused(Refusal::Packed {
+                message: format!("the answer to this request id is gone: {error}"),
+            })),
             Err(error) => Some(storage(error).into()),
         }
     }

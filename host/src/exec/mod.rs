@@ -62,8 +62,8 @@ use self::{
 use crate::{
     config,
     identity::{
-        Census, Head, Identity, Incarnation, Outcome, Reader, RecordedFailure, RequestMemory, Resume, Tid, UndoError,
-        UndoPlan, UndoRefusal,
+        Base, Census, Head, Identity, Incarnation, Outcome, Reader, RecordedFailure, RequestMemory, Resume, Tid,
+        UndoError, UndoPlan, UndoRefusal,
     },
     plugin::Generation,
 };
@@ -190,6 +190,15 @@ pub enum Doing {
         /// What has to be written, as [`plan_undo`] says, or why it may not be.
         plan: Result<UndoPlan, Refusal>,
     },
+    /// Puts a base in force: what came before it is packed away.
+    Pack {
+        /// The base.
+        base: Arc<Base>,
+        /// What the history says about it: an encoded map.
+        note: Vec<u8>,
+    },
+    /// Has the object table brought forward, if that is not being done already. Leaves no trace.
+    Checkpoint,
     /// Writes into the history what the host itself did.
     Note {
         /// What, such as `theseus.start`.
@@ -274,6 +283,12 @@ pub enum Refusal {
     RequestIdReused {
         /// The transaction that executed that.
         tid: Tid,
+    },
+    /// The request was executed, and its answer has been packed away.
+    #[error("{message}")]
+    Packed {
+        /// The storage's words.
+        message: String,
     },
     /// A swap was not admitted.
     #[error("{reason}")]

@@ -11,7 +11,7 @@ use serde_json::json;
 use tokio::time::sleep;
 
 use super::{Shared, json, problem::Problem, request, stopped};
-use crate::runtime::action::{Action, Answer, At, ObjectRef, TransactionView};
+use crate::runtime::action::{Action, Answer, At, ObjectRef, Tid, TransactionView};
 
 /// How many transactions are asked for at once.
 const PAGE_TRANSACTIONS: usize = 500;
@@ -109,7 +109,7 @@ impl Reader {
         // Taken before the page is read: whatever is not newer than this is either in the page or does not concern it.
         let known = self.shared.runtime.head().tid;
         let answer = self.shared.ask(Action::History { object: self.object.clone(), from, limit }).await?;
-        let Answer::History { transactions, next } = answer else {
+        let Answer::History { transactions, next, packed } = answer else {
             unreachable!("the runtime answers History with History")
         };
         self.lines_left -= transactions.len() as u64;
@@ -122,12 +122,16 @@ impl Reader {
             }
             next => next.map(At::Tid),
         };
-        Ok(lines(&transactions))
+        Ok(lines(packed, &transactions))
     }
 }
 
-fn lines(transactions: &[TransactionView]) -> Bytes {
+/// The lines of some transactions, after one that says what comes before them and is gone.
+fn lines(packed: Option<Tid>, transactions: &[TransactionView]) -> Bytes {
     let mut out = Vec::new();
+    if let Some(packed) = packed {
+        out.extend_from_slice(format!("{}\n", json::packed(packed)).as_bytes());
+    }
     for transaction in transactions {
         serde_json::to_writer(&mut out, &json::transaction(transaction)).expect("JSON can be written into memory");
         out.push(b'\n');

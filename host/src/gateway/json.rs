@@ -8,7 +8,7 @@ use std::io::Write;
 use serde_json::{Value as Json, json};
 use theseus_value::{ObjectId, Value, json::to_json};
 
-use super::{finding, rehearsal};
+use super::{finding, pack, rehearsal};
 use crate::runtime::action::{
     ActionError, Answer, AppliedView, FailedView, FaultView, Head, MigratedBy, MissView, ObjectView, PlanKind,
     PlanView, PlannedMigration, PlannedPlugin, PluginState, PluginView, ProbationView, ProbeView, ProgressView,
@@ -26,8 +26,9 @@ pub fn answer(answer: &Answer) -> Json {
             let names: Vec<Json> = names.iter().map(name).collect();
             json!({ "names": names, "more": next.is_some(), "next": next, "at": at })
         }
-        Answer::History { transactions, next } => {
-            json!({ "transactions": transactions.iter().map(transaction).collect::<Vec<_>>(), "next": next })
+        Answer::History { transactions, next, packed } => {
+            let transactions: Vec<Json> = transactions.iter().map(transaction).collect();
+            json!({ "transactions": transactions, "next": next, "packed": packed })
         }
         Answer::Status(view) => status(view),
         Answer::Undone(view) => undone(view),
@@ -41,6 +42,7 @@ pub fn answer(answer: &Answer) -> Json {
         Answer::Swapped(view) => swap(view),
         Answer::RolledBack(view) => rollback(view),
         Answer::Rehearsed(report) => rehearsal::report(report),
+        Answer::Packed(view) => pack::packed(view),
         Answer::Parents { parents, at } => {
             json!({ "parents": parents.iter().map(|id| id.0).collect::<Vec<_>>(), "at": head(at) })
         }
@@ -91,6 +93,11 @@ fn undone(view: &UndoneView) -> Json {
         "unchecked": view.unchecked,
         "at": head(&view.at),
     })
+}
+
+/// The line in a history that stands for what was packed away.
+pub fn packed(packed: Tid) -> Json {
+    json!({ "packed": packed })
 }
 
 /// One transaction, a line of the history.
@@ -579,7 +586,7 @@ mod tests {
             answer(&Answer::Names { names, next: Some("visits".to_owned()), at: 9 }),
             json!({ "names": [{ "name": "visits", "id": 7, "behavior": "counter.Counter" }], "more": true, "next": "visits", "at": 9 })
         );
-        let page = answer(&Answer::History { transactions: vec![], next: Some(4) });
+        let page = answer(&Answer::History { transactions: vec![], next: Some(4), packed: None });
         assert_eq!(page, json!({ "transactions": [], "next": 4 }));
     }
 

@@ -9,6 +9,7 @@ mod graph;
 mod history;
 pub mod json;
 mod metrics;
+mod pack;
 mod problem;
 mod rehearsal;
 pub mod request;

@@ -84,6 +84,7 @@ const MEANINGS: &[Meaning] = meanings! {
     "unsupported" => INTERNAL_SERVER_ERROR, "The plugin asked for what this host does not have";
     "storage" => INTERNAL_SERVER_ERROR, "The storage failed while an object was read";
     "identity_damaged" => INTERNAL_SERVER_ERROR, "A record of the identity is not what was written";
+    codes::PACKED => GONE, "It was packed away";
     codes::STOPPING => SERVICE_UNAVAILABLE, "The host is stopping";
     codes::STORAGE_FAILED => SERVICE_UNAVAILABLE, "The storage does not work";
     codes::STORAGE_FULL => INSUFFICIENT_STORAGE, "The storage is full";

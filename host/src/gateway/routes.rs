@@ -19,7 +19,7 @@ use serde::Deserialize;
 use serde_json::{Value as Json, json};
 
 use super::{
-    Shared, batch, finding, graph, history, json,
+    Shared, batch, finding, graph, history, json, pack,
     problem::{Problem, own_codes},
     request,
 };
@@ -45,7 +45,7 @@ pub(crate) fn application(shared: Arc<Shared>) -> Router {
     let routes = routes.route("/v1/rollback", control.clone()).route("/v1/rehearse", control.clone());
     let indexes = get(finding::indexes).post(no_control).delete(no_control);
     let routes = routes.route("/v1/indexes", indexes);
-    finish(routes.route("/v1/apply", control), shared)
+    finish(routes.route("/v1/apply", control.clone()).route("/v1/pack", control), shared)
 }
 
 /// The routes for applications, and control.
@@ -54,6 +54,7 @@ pub(crate) fn admin(shared: Arc<Shared>) -> Router {
     let routes = routes.route("/v1/rollback", post(rollback)).route("/v1/rehearse", post(rehearse));
     let indexes = get(finding::indexes).post(finding::create_index).delete(finding::drop_index);
     let routes = routes.route("/v1/indexes", indexes);
+    let routes = routes.route("/v1/pack", post(pack::pack));
     finish(routes, shared)
 }
 

@@ -86,13 +86,20 @@ impl BaseMark {
 pub struct Base {
     table: Table,
     mark: BaseMark,
+    objects: u64,
 }
 
 impl Base {
     /// Opens the base that `mark` names.
     pub(super) fn open(bases: &Path, mark: BaseMark, map_bytes: usize) -> Result<Base, StorageError> {
         let table = Table::open(&folder(bases, mark.head.tid), map_bytes, false, true)?;
-        Ok(Base { table, mark })
+        let objects = table.read()?.reached()?.census.values().sum();
+        Ok(Base { table, mark, objects })
+    }
+
+    /// How many objects there were.
+    pub fn objects(&self) -> u64 {
+        self.objects
     }
 
     /// What names it.
@@ -165,7 +172,8 @@ impl BaseBuilder {
         self.add(db, &[row])?;
         let digest = BaseDigest(*self.hasher.finalize().as_bytes());
         let table = self.table.take().expect("it is taken here only");
-        Ok(Base { table, mark: BaseMark { head: self.head, digest } })
+        let objects = reached.census.values().sum();
+        Ok(Base { table, mark: BaseMark { head: self.head, digest }, objects })
     }
 }
 

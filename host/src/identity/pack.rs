@@ -95,15 +95,10 @@ impl Identity {
         let last = match until {
             PackUntil::Tid(tid) if tid <= packed => return Ok(None),
             PackUntil::Tid(tid) => end_before(tid.min(head.tid))?,
-            PackUntil::TimeUs(time_us) => {
-                // What was committed at the time or before ends at `low` at least, and before `high`.
-                let (mut low, mut high) = (packed, head.tid.next());
-                while low.next() < high {
-                    let header = batch(Tid(low.0 + (high.0 - low.0) / 2))?;
-                    if header.time_us <= time_us { low = header.last } else { high = header.first }
-                }
-                low
-            }
+            PackUntil::TimeUs(time_us) => match self.tid_at(time_us) {
+                Err(StorageError::Packed { .. }) => return Ok(None),
+                at => at?,
+            },
         };
         if last <= packed {
             return Ok(None);

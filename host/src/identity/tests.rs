@@ -222,7 +222,7 @@ impl Subject {
         assert_eq!(identity.packed(), plan.head);
         identity.remove_other_bases().unwrap();
         let (_, committer) = self.open.as_mut().unwrap();
-        while trims && committer.trims() {
+        while trims && committer.trim_due().is_some() {
             committer.trim().unwrap();
         }
     }

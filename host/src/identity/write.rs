@@ -4,6 +4,7 @@
 use std::{
     collections::VecDeque,
     sync::{Arc, atomic::Ordering},
+    time::{Duration, Instant},
 };
 
 use theseus_value::ObjectId;
@@ -337,8 +338,8 @@ pub(super) fn count(census: &mut Census, object: ObjectId, before: Option<&Versi
 pub struct Committer {
     identity: Arc<Identity>,
     incarnation: Incarnation,
-    /// Whether records may be left that were packed away.
-    trims: bool,
+    /// Since when, or from when on, records that were packed away may be removed; none if there are none.
+    trim_due: Option<Instant>,
 }
 
 /// The most that one step removes of what was packed away: batches, and their bytes.
@@ -348,8 +349,8 @@ const TRIM_BYTES: usize = 16 << 20;
 impl Committer {
     /// A committer that continues the history as `incarnation`.
     pub fn new(identity: Arc<Identity>, incarnation: Incarnation) -> Committer {
-        let trims = identity.packed() != Head::default();
-        Committer { identity, incarnation, trims }
+        let trim_due = (identity.packed() != Head::default()).then(Instant::now);
+        Committer { identity, incarnation, trim_due }
     }
 
     /// Appends a batch to the history. When it returns, the batch is durable; readers see it after
@@ -378,13 +379,20 @@ impl Committer {
             previous: head.hash,
         };
         let head = self.identity.history.append(&header, &batch.transactions, batch.base.as_ref())?;
-        self.trims |= batch.base.is_some();
+        if batch.base.is_some() {
+            self.trim_due = Some(Instant::now());
+        }
         Ok(head)
     }
 
-    /// Whether there may be something to [`trim`](Self::trim).
-    pub fn trims(&self) -> bool {
-        self.trims
+    /// Since when, or from when on, there is something to [`trim`](Self::trim); none if there is not.
+    pub fn trim_due(&self) -> Option<Instant> {
+        self.trim_due
+    }
+
+    /// Puts it off.
+    pub fn trim_after(&mut self, time: Duration) {
+        self.trim_due = Some(Instant::now() + time);
     }
 
     /// Removes a bounded part of the records that were packed away.
@@ -393,7 +401,8 @@ impl Committer {
     ///
     /// If the storage fails; then nothing was removed, and it can be tried again.
     pub fn trim(&mut self) -> Result<(), StorageError> {
-        self.trims = self.identity.history.trim(TRIM_BATCHES, TRIM_BYTES)?;
+        let more = self.identity.history.trim(TRIM_BATCHES, TRIM_BYTES)?;
+        self.trim_due = more.then(Instant::now);
         Ok(())
     }
 

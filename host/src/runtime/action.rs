@@ -76,6 +76,8 @@ pub enum Action {
     Misses,
     /// Takes transactions back: what they wrote becomes what it was before them.
     Undo { tids: Vec<Tid>, request_id: Option<String> },
+    /// Packs the history: what came before leaves it. Or only tells what that would do.
+    Pack { wish: PackWish, dry_run: bool },
     /// Posts a message for after the commit. `arguments` is a map (by name), an array (by position) or null (none).
     Post {
         target: ObjectRef,
@@ -139,7 +141,8 @@ pub enum Answer {
     /// there are few names, or none: names that have become free are looked at too.
     Names { names: Vec<(String, ObjectId, String)>, next: Option<String>, at: Tid },
     /// Of `History`; `next` is where to go on, none if the end was reached.
-    History { transactions: Vec<TransactionView>, next: Option<Tid> },
+    /// `packed` is the last transaction that was packed away, if some were asked for that were.
+    History { transactions: Vec<TransactionView>, next: Option<Tid>, packed: Option<Tid> },
     /// Of `Status`.
     Status(StatusView),
     /// Of `Plugins`.
@@ -160,6 +163,8 @@ pub enum Answer {
     Misses(MissesView),
     /// Of `Undo`.
     Undone(UndoneView),
+    /// Of `Pack`.
+    Packed(PackView),
     /// Of `Messages`; `next` continues the listing, none if the end was reached. There may be fewer than asked for.
     Messages { messages: Vec<MessageView>, next: Option<String> },
     /// Of `Find`; `next` continues the listing, none if the end was reached.
@@ -538,6 +543,38 @@ pub enum AppliedView {
     },
 }
 
+/// How far the history is to be packed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PackWish {
+    /// The state as of this transaction or time stays, and what came after it.
+    Before(At),
+    /// What was committed in so many days stays.
+    KeepDays(u64),
+}
+
+/// What a pack did, or would do.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PackView {
+    pub dry_run: bool,
+    /// The last transaction that is packed away then. The state as of it is kept.
+    pub packed: Tid,
+    /// The first that leaves by this, and how many; 0 if there is nothing to pack.
+    pub first: Tid,
+    pub transactions: u64,
+    /// When the first and the last batch that leave were committed, in microseconds since the Unix epoch.
+    pub times_us: Option<(u64, u64)>,
+    /// How much room the base may need on the disk.
+    pub bytes_max: u64,
+    /// How many objects the base has. Not known beforehand, as what follows.
+    pub objects: u64,
+    /// The base's digest, in hexadecimal.
+    pub base: Option<String>,
+    /// The transaction of the pack.
+    pub tid: Option<Tid>,
+    pub at: Head,
+    pub elapsed_ms: u64,
+}
+
 /// Why an action was not done.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ActionError {
@@ -575,6 +612,8 @@ pub mod codes {
     pub const REQUEST_ID_REUSED: &str = "request_id_reused";
     /// The transaction asked for is not in the history. (HTTP 404)
     pub const NO_SUCH_TRANSACTION: &str = "no_such_transaction";
+    /// It was there, and has been packed away. (HTTP 410)
+    pub const PACKED: &str = "packed";
     /// A host that does not answer yet, or no more, has the identity. (Of reading without a host.)
     pub const IDENTITY_IN_USE: &str = "identity_in_use";
     /// No index answers the question, or there is none to drop. (HTTP 409; exit code 4)

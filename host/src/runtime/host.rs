@@ -245,6 +245,10 @@ impl Runtime {
                 let operator = self.operator.clone();
                 self.jobs.start(Job::Rehearsal, reply, move |_| operator.rehearse(&paths, last, told));
             }
+            Action::Pack { wish, dry_run } => {
+                let engine = self.engine.clone();
+                self.jobs.start(Job::Pack, reply, move |go_on| super::pack::pack(&engine, wish, dry_run, go_on));
+            }
             Action::Plan { .. }
             | Action::Swap { .. }
             | Action::Rollback { .. }

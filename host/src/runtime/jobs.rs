@@ -23,6 +23,8 @@ use crate::exec::Refusal;
 pub(super) enum Job {
     /// Recorded transactions are executed again with other plugins.
     Rehearsal,
+    /// The history is packed.
+    Pack,
 }
 
 impl Job {
@@ -30,6 +32,7 @@ impl Job {
     fn name(self) -> &'static str {
         match self {
             Job::Rehearsal => "rehearsal",
+            Job::Pack => "pack",
         }
     }
 
@@ -37,6 +40,7 @@ impl Job {
     fn title(self) -> &'static str {
         match self {
             Job::Rehearsal => "a rehearsal",
+            Job::Pack => "a pack of the history",
         }
     }
 }

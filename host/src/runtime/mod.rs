@@ -10,6 +10,7 @@ mod metrics;
 pub mod offline;
 mod operator;
 mod owner;
+mod pack;
 pub mod portable;
 mod start;
 mod trials;

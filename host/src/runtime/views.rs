@@ -68,9 +68,10 @@ pub(super) fn storage_room(room: Option<Room>, shortage: Option<Arc<Shortage>>) 
 
 /// The transaction as of which a client wants to see something: the last durable one, if it does not say.
 pub(super) fn moment(reader: &Reader, at: Option<At>) -> Result<Tid, ActionError> {
-    let newest = reader.identity().head().tid;
+    let (newest, packed) = (reader.identity().head().tid, reader.identity().packed().tid);
     match at {
         None => Ok(newest),
+        Some(At::Tid(at)) if at > 0 && at < packed.0 => Err(storage(StorageError::Packed { before: packed })),
         Some(At::Tid(at)) if at == 0 || at > newest.0 => {
             let message = format!("there is no transaction {at}: the history has 1 to {newest}");
             Err(error(codes::NO_SUCH_TRANSACTION, message))
@@ -159,8 +160,14 @@ pub(super) fn history(
     let limit = limit.clamp(1, HISTORY_MAX);
     let from = match from {
         At::Tid(from) => Tid(from.max(1)),
-        At::Time { us } => reader.identity().tid_at(us.saturating_sub(1)).map_err(storage)?.next(),
+        At::Time { us } => match reader.identity().tid_at(us.saturating_sub(1)) {
+            Err(StorageError::Packed { .. }) => Tid(1),
+            at => at.map_err(storage)?.next(),
+        },
     };
+    // It begins with what is left.
+    let packed = reader.identity().packed().tid;
+    let (from, packed) = (from.max(packed.next()), (from <= packed).then_some(packed.0));
     let (transactions, next) = match object {
         Some(object) => {
             let head = reader.identity().head().tid;
@@ -170,7 +177,7 @@ pub(super) fn history(
         None => whole_history(reader, from, limit),
     }
     .map_err(storage)?;
-    Ok(Answer::History { transactions, next: next.map(|tid| tid.0) })
+    Ok(Answer::History { transactions, next: next.map(|tid| tid.0), packed })
 }
 
 type Transactions = (Vec<TransactionView>, Option<Tid>);
@@ -280,6 +287,7 @@ pub(super) fn refusal(refusal: &Refusal) -> ActionError {
         Refusal::StorageFull { .. } => error(codes::STORAGE_FULL, message),
         Refusal::StorageFailed { .. } => error(codes::STORAGE_FAILED, message),
         Refusal::RequestIdReused { .. } => error(codes::REQUEST_ID_REUSED, message),
+        Refusal::Packed { .. } => error(codes::PACKED, message),
         Refusal::NotAdmitted { .. } => error(codes::PLAN_REFUSED, message),
         Refusal::NotUndone(refusal) => not_undone(refusal),
         Refusal::Failed(failure) => recorded(&RecordedFailure::from(failure.clone()), Tid::NONE),
@@ -330,6 +338,7 @@ pub(super) fn undone(done: &Done) -> Result<Answer, ActionError> {
 pub(super) fn storage(failure: StorageError) -> ActionError {
     let code = match &failure {
         StorageError::Damaged { .. } => FailureCode::IDENTITY_DAMAGED.name(),
+        StorageError::Packed { .. } => codes::PACKED,
         _ => FailureCode::STORAGE.name(),
     };
     error(code, failure.to_string())

@@ -1,0 +1,210 @@
+//! Packing the history of a live host: what is kept is what it was, what is gone is said to be gone, and a death at any moment
+//! leaves one or the other.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::{
+    fs,
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use theseus_tests::{Client, Home, Host, Json, artifacts, dice::Dice, json, until};
+
+/// Makes some counters, the first named `visits`.
+fn populate(client: &mut Client, objects: u64) {
+    client.create("counter.Counter", "visits");
+    for count in 1..objects {
+        client.post("/v1/objects", &json!({ "behavior": "counter.Counter", "slots": { "count": count } })).ok();
+    }
+}
+
+fn count(client: &mut Client, object: u64, at: u64) -> Json {
+    client.get(&format!("/v1/objects/{object}?at={at}")).ok()["slots"]["count"].clone()
+}
+
+/// The folders of bases.
+fn bases(home: &Home) -> Vec<String> {
+    let Ok(entries) = fs::read_dir(home.file("identity/base")) else { return Vec::new() };
+    entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+}
+
+#[test]
+fn what_is_kept_is_what_it_was_and_what_is_gone_is_said_to_be_gone() {
+    let home = Home::new();
+    let host = Host::start(&home);
+    home.swap(&[&artifacts::plugin("counter")]);
+    let mut client = host.client();
+    populate(&mut client, 8);
+    let asked =
+        client.send("POST", "/v1/objects/visits/increment", &[("idempotency-key", "once")], b"[5]").unwrap().ok();
+    let mut dice = Dice(0x9ac);
+    // The objects' counts as of each transaction.
+    let mut counts: Vec<(u64, u64, Json)> = Vec::new();
+    for _ in 0..200 {
+        let object = dice.roll(8) + 1;
+        let answer = client.post(&format!("/v1/objects/{object}/increment"), &json!([dice.roll(100)])).ok();
+        counts.push((answer["tid"].as_u64().unwrap(), object, answer["result"].clone()));
+    }
+    let last = counts.last().unwrap().0;
+    for (round, before) in [last - 120, last - 60, last - 5].into_iter().enumerate() {
+        let dry = home.json(&["pack", "--before", &before.to_string(), "--dry-run"]);
+        assert_eq!((&dry["dry_run"], &dry["packed"], &dry["tid"]), (&json!(true), &json!(before), &Json::Null));
+        let packed = home.json(&["pack", "--before", &before.to_string()]);
+        assert_eq!((&packed["packed"], &packed["transactions"]), (&dry["packed"], &dry["transactions"]));
+        assert_eq!(packed["objects"], 8);
+        assert_eq!(bases(&home), [before.to_string()]);
+        let again = home.json(&["pack", "--before", &before.to_string()]);
+        assert_eq!((&again["transactions"], &again["tid"]), (&json!(0), &Json::Null), "nothing is left to pack");
+        for (tid, object, expected) in &counts {
+            if *tid >= before {
+                assert_eq!(count(&mut client, *object, *tid), *expected, "object {object} as of {tid}");
+            } else {
+                client.get(&format!("/v1/objects/{object}?at={tid}")).problem(410, "packed");
+            }
+        }
+        let history = client.get("/v1/objects/visits/history").lines();
+        assert_eq!(history[0], json!({ "packed": before }));
+        assert!(history[1..].iter().all(|line| line["tid"].as_u64().unwrap() > before));
+        assert_eq!(client.get("/v1/history").lines()[1]["tid"], before + 1);
+        assert_eq!(client.get(&format!("/v1/history?from={}", before + 1)).lines()[0]["tid"], before + 1);
+        // The request is known, though its answer is gone: it is not executed again.
+        let repeated =
+            client.send("POST", "/v1/objects/visits/increment", &[("idempotency-key", "once")], b"[5]").unwrap();
+        repeated.problem(410, "packed");
+        home.verify();
+        let noted = home.transactions("theseus.pack");
+        assert_eq!(noted.last().unwrap()["arguments"]["before"], before);
+        assert_eq!(noted.last().unwrap()["arguments"]["base"], packed["base"]);
+        assert_eq!(noted.len(), round + 1);
+    }
+    assert_eq!(asked["result"], 5);
+    host.kill();
+    // Without the object table all is still there: in the base, and in what came after it.
+    home.verify();
+    fs::remove_dir_all(home.file("identity/objects")).unwrap();
+    let host = Host::start(&home);
+    let mut client = host.client();
+    for (tid, object, expected) in counts.iter().filter(|(tid, ..)| *tid >= last - 5) {
+        assert_eq!(count(&mut client, *object, *tid), *expected);
+    }
+    client
+        .send("POST", "/v1/objects/visits/increment", &[("idempotency-key", "once")], b"[5]")
+        .unwrap()
+        .problem(410, "packed");
+    assert_eq!(home.json(&["get", "visits"])["id"], 1);
+    host.stop();
+    home.verify();
+    assert_eq!(home.lines(&["history"])[0], json!({ "packed": last - 5 }));
+}
+
+#[test]
+fn a_changed_base_is_found() {
+    let home = Home::new();
+    let host = Host::start(&home);
+    home.swap(&[&artifacts::plugin("counter")]);
+    populate(&mut host.client(), 20);
+    let before = home.tid();
+    home.run(&["pack", "--before", &before.to_string()]);
+    host.stop();
+    let file = home.file(&format!("identity/base/{before}/data.mdb"));
+    let whole = fs::read(&file).unwrap();
+    let marker = b"counter.Counter";
+    let places: Vec<usize> =
+        whole.windows(marker.len()).enumerate().filter(|(_, it)| it == marker).map(|it| it.0).collect();
+    assert!(places.len() >= 20);
+    for place in places.iter().step_by(7) {
+        let mut damaged = whole.clone();
+        damaged[place + 3] ^= 4;
+        fs::write(&file, &damaged).unwrap();
+        let report = home.cli(&["verify", "--json"]);
+        assert_eq!(report.code, 5, "a bit of the base was changed: {}{}", report.stdout, report.stderr);
+    }
+    fs::write(&file, &whole).unwrap();
+    home.verify();
+    fs::remove_dir_all(file.parent().unwrap()).unwrap();
+    assert_eq!(home.cli(&["verify"]).code, 5);
+}
+
+/// While a host is loaded its history is packed again and again; no commit waits long for that.
+#[test]
+fn commits_go_on_while_the_history_is_packed() {
+    const CLIENTS: u64 = 4;
+
+    let home = Home::new();
+    let host = Host::start(&home);
+    home.swap(&[&artifacts::plugin("counter")]);
+    populate(&mut host.client(), 500);
+    let (stop, packing) = (AtomicBool::new(false), AtomicBool::new(false));
+    let stalls = [AtomicU64::new(0), AtomicU64::new(0)];
+    let packs = thread::scope(|threads| {
+        for number in 0..CLIENTS {
+            let (mut client, stop, packing, stalls) = (host.client(), &stop, &packing, &stalls);
+            threads.spawn(move || {
+                let mut dice = Dice(number);
+                while !stop.load(Ordering::Relaxed) {
+                    let object = dice.roll(500) + 1;
+                    let begun = Instant::now();
+                    client.post(&format!("/v1/objects/{object}/increment"), &json!([1])).ok();
+                    let stall = &stalls[usize::from(packing.load(Ordering::Relaxed))];
+                    stall.fetch_max(begun.elapsed().as_micros() as u64, Ordering::Relaxed);
+                }
+            });
+        }
+        let mut packs = Vec::new();
+        for _ in 0..5 {
+            thread::sleep(Duration::from_millis(300));
+            packing.store(true, Ordering::Relaxed);
+            packs.push(home.json(&["pack", "--before", &(home.tid() - 10).to_string()]));
+            thread::sleep(Duration::from_millis(100));
+            packing.store(false, Ordering::Relaxed);
+        }
+        stop.store(true, Ordering::Relaxed);
+        packs
+    });
+    let [without, with] = stalls.map(|stall| stall.load(Ordering::Relaxed));
+    println!("the longest command took {without} us between packs and {with} us during them");
+    assert!(packs.iter().all(|pack| pack["transactions"].as_u64().unwrap() > 0), "{packs:?}");
+    assert!(with < 500_000, "a command took {with} us");
+    host.stop();
+    home.verify();
+}
+
+/// Killed while a base is made, put in force, or what lies before it removed: the next host goes on where this one was.
+#[test]
+fn a_death_while_packing_leaves_one_history_or_the_other() {
+    let home = Home::new();
+    let mut dice = Dice(0xdead);
+    let mut host = Host::start(&home);
+    home.swap(&[&artifacts::plugin("counter")]);
+    populate(&mut host.client(), 300);
+    let mut answered = 0_u64;
+    let (mut in_force, mut unfinished) = (0, 0);
+    for _ in 0..12 {
+        let mut client = host.client();
+        for _ in 0..60 {
+            client.call("visits", "increment", &json!([1]));
+            answered += 1;
+        }
+        let before = home.tid();
+        let mut admin = home.admin();
+        let asked = thread::spawn(move || {
+            admin.send("POST", "/v1/pack", &[], json!({ "before": before }).to_string().as_bytes())
+        });
+        thread::sleep(Duration::from_micros(dice.roll(120_000)));
+        host.kill();
+        let done = asked.join().unwrap().is_ok_and(|answer| answer.status == 200);
+        home.verify();
+        host = Host::start(&home);
+        let is_in_force = home.file(&format!("identity/base/{before}")).exists();
+        assert!(is_in_force || !done, "a pack that was answered is there");
+        assert!(bases(&home).len() <= 1, "nothing is left of what was not finished");
+        (in_force, unfinished) = (in_force + u32::from(is_in_force), unfinished + u32::from(!is_in_force));
+        assert_eq!(home.json(&["get", "visits"])["slots"]["count"], answered);
+    }
+    println!("{in_force} packs were in force, {unfinished} were not finished");
+    until("what was packed away is removed", || home.lines(&["history"]).len() < 600);
+    host.stop();
+    home.verify();
+}
