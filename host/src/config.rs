@@ -148,6 +148,10 @@ section! {
         indexes_max: usize = 64, Some(0);
         /// How many request ids are remembered at most; of more, the oldest are forgotten before their time.
         request_ids_max: usize = 1_000_000, Some(1);
+        /// How many objects one step of a collection removes at most.
+        collect_objects_max: usize = 256, Some(1);
+        /// How long one step of a collection may keep commands waiting while it looks at objects, in microseconds.
+        collect_step_us_max: u64 = 1000, Some(1);
         /// How long one segment file of a backup may become, in bytes, before the next one is begun.
         backup_segment_bytes_max: u64 = 1 << 30, Some(1);
     }

@@ -94,6 +94,7 @@ impl Session {
             Command::Derive { object, name } => self.make(json!({ "derive": object, "name": name })),
             Command::Parents { object, parents, none } => self.parents(&object, &parents, none),
             Command::Misses => self.misses(),
+            Command::Gc { dry_run } => self.collect(dry_run),
             Command::Call { object, method, arguments, request_id } => {
                 self.call(&object, &method, arguments, request_id)
             }

@@ -1,4 +1,4 @@
-//! Commands about the object graph: parents, and messages that nobody understands.
+//! Commands about the object graph: parents, messages that nobody understands, objects that cannot be reached.
 
 use serde_json::{Value as Json, json};
 
@@ -25,6 +25,11 @@ impl Session {
         let text = self.running()?.ask(Ask::get("/v1/misses"))?;
         self.print(&text, misses)
     }
+
+    pub(super) fn collect(&self, dry_run: bool) -> Result<(), Fault> {
+        let text = self.running()?.ask(Ask::post("/v1/gc", json!({ "dry_run": dry_run })))?;
+        self.print(&text, collected)
+    }
 }
 
 fn list(document: &Json) -> String {
@@ -38,4 +43,25 @@ fn misses(document: &Json) -> String {
         [behavior, selector, miss["count"].to_string(), at(&miss["first_us"]), at(&miss["last_us"])]
     });
     table(["BEHAVIOR", "METHOD", "COUNT", "FIRST", "LAST"], rows)
+}
+
+fn collected(document: &Json) -> String {
+    let (objects, unreachable) = (&document["objects"], &document["unreachable"]);
+    let mut text = format!("{unreachable} of {objects} objects cannot be reached");
+    if document["spared"] != 0 {
+        text += &format!(", {} more were touched meanwhile and stay", document["spared"]);
+    }
+    if document["dry_run"] == true {
+        return text + "\n";
+    }
+    let transactions: Vec<_> = items(&document["transactions"]).collect();
+    text += &match transactions[..] {
+        [] => "; nothing was removed".to_owned(),
+        [only] => format!("; {} were removed in transaction {only}", document["removed"]),
+        [first, .., last] => {
+            let (removed, count) = (&document["removed"], transactions.len());
+            format!("; {removed} were removed in {count} transactions from {first} to {last}")
+        }
+    };
+    text + "\n"
 }

@@ -219,6 +219,16 @@ Examples:
     /// Lists messages that nobody understood since the host started, by behaviour and method.
     #[command(after_help = "Examples:\n  theseus misses\n  theseus misses --json")]
     Misses,
+    /// Removes objects that nothing leads to: no name, no message that waits, no object that these lead to.
+    #[command(after_help = "\
+Examples:
+  theseus gc --dry-run     counts them
+  theseus gc               removes them, beside everything else")]
+    Gc {
+        /// Remove nothing.
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// Shows transactions, oldest first: all, or those that wrote an object.
     #[command(after_help = "\
 Examples:

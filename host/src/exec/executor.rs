@@ -3,6 +3,7 @@
 //! It hands over whenever the committer is ready, so a batch holds what was executed while the one before was made durable:
 //! one transaction when there is little to do, thousands when there is much.
 
+mod collect;
 mod deliver;
 mod install;
 mod pack;
@@ -26,16 +27,18 @@ use theseus_value::{ObjectId, Value, raw::Writer as ValueWriter};
 
 pub use self::deliver::Posting;
 use super::{
-    CREATE, Command, Doing, ObjectName, PluginSet, Refusal, Reply, Start, UpgradeSink, Vitals,
+    CREATE, CollectStep, Command, Doing, ObjectName, PluginSet, Refusal, Reply, Start, UpgradeSink, Vitals,
     committer::{self, Answer, Commit, Ready, Verdict},
     host_object::{self, Remember},
     intake::Outlet,
-    messages, now_us, request_memory,
+    messages, now_us,
+    reach::Sweeping,
+    request_memory,
     room::RoomWatch,
     scheduler::Inbox,
     spawn, split_mix,
     state::storage,
-    turn::{Scratch, Turn},
+    turn::{DOES_NOT_UNDERSTAND, Scratch, Turn},
 };
 use crate::{
     config,
@@ -105,6 +108,7 @@ pub(super) fn start(
         inbox: inbox.clone(),
         messages_left: 0,
         stopping: false,
+        sweeping: None,
     };
     let (waiting, set_aside) = executor.count_messages();
     vitals.messages_waiting.store(waiting, Ordering::Relaxed);
@@ -178,6 +182,8 @@ struct Executor {
     /// How many more may come to wait, about.
     messages_left: u64,
     stopping: bool,
+    /// The collection under way.
+    sweeping: Option<Box<Sweeping>>,
 }
 
 /// What one command comes to.
@@ -319,6 +325,8 @@ impl Executor {
 
     /// Forgets what a failed commit refused.
     fn roll_back(&mut self) {
+        // It has followed what was not to be.
+        self.sweeping = None;
         self.writer.roll_back();
         let durable = self.writer.reader().identity().head().tid;
         while let Some((tid, _)) = self.superseded.back()
@@ -406,7 +414,11 @@ impl Executor {
             Doing::Note { .. } | Doing::Install { .. } | Doing::Look { .. } => false,
             // These make room.
             Doing::Pack { .. } | Doing::Checkpoint => false,
-            Doing::Send { method, .. } => self.plugins.method_kinds(method).command,
+            Doing::Collect { step, .. } => matches!(step, CollectStep::Sweep { remove: true }),
+            Doing::Send { method, .. } => {
+                let (kinds, instead) = (self.plugins.method_kinds(method), DOES_NOT_UNDERSTAND);
+                kinds.command || !kinds.query && self.plugins.method_kinds(instead).command
+            }
             _ => true,
         }
     }
@@ -447,6 +459,7 @@ impl Executor {
                 self.checkpoint();
                 Executed::Answered { tid: None, outcome: Arc::new(Outcome::Done([].into())) }
             }
+            Doing::Collect { step, report } => self.collect(step, report),
             Doing::Parents { object, parents } => self.set_parents(&object, &parents, request_id),
             Doing::Create { .. } | Doing::Clone { .. } | Doing::Derive { .. } | Doing::Delete { .. } => {
                 self.edit(&doing, request_id)
@@ -626,7 +639,11 @@ impl Executor {
             writes: &writes,
             names: &names,
         };
-        let tid = match self.writer.record(&draft) {
+        let recorded = self.writer.record(&draft);
+        if self.sweeping.is_some() {
+            self.touch(target, &writes, &names);
+        }
+        let tid = match recorded {
             Ok(tid) => tid,
             Err(error) => return storage(error).into(),
         };

@@ -20,6 +20,7 @@ mod messages;
 mod misses;
 mod plugins;
 mod queries;
+mod reach;
 mod room;
 mod scheduler;
 mod schemas;
@@ -50,6 +51,7 @@ pub use self::{
     misses::{Miss, Misses},
     plugins::{BehaviorConflict, Behind, MethodKinds, PluginSet},
     queries::{Queried, QueryWorker},
+    reach::{Marking, ObjectSet},
     room::{RoomWatch, Shortage},
     schemas::{Schemas, Way},
     state::State,
@@ -178,6 +180,13 @@ pub enum Doing {
         /// Takes what came of them, before that is durable. Called on the executor, so it must be quick.
         report: Box<dyn FnOnce(MigrationStep) + Send>,
     },
+    /// Takes a collection of unreachable objects a step further. Each step is short, and leaves a trace if it removes something.
+    Collect {
+        /// Which step.
+        step: CollectStep,
+        /// Takes what came of it, before that is durable. Called on the executor, so it must be quick.
+        report: Box<dyn FnOnce(Collected) + Send>,
+    },
     /// Looks at the set in force and the objects there are, between two transactions. Leaves no trace.
     Look {
         /// Called on the executor, so it must be quick.
@@ -227,6 +236,38 @@ pub type Look = Box<dyn FnOnce(&PluginSet, &Census) + Send>;
 
 /// See [`Doing::Install`]. Answers all the fallbacks of the set that will be in force, or in words why it may not be.
 pub type Admit = Box<dyn FnOnce(&PluginSet, &Census) -> Result<Vec<Arc<Generation>>, String> + Send>;
+
+/// See [`Doing::Collect`].
+pub enum CollectStep {
+    /// Begins: from now on all that is touched is kept.
+    Begin,
+    /// Hands over what cannot be reached from any root.
+    Offer(ObjectSet),
+    /// Takes what was touched from that, with all that it leads to, and removes some of the rest if that is done, and asked for.
+    Sweep {
+        /// Whether to remove.
+        remove: bool,
+    },
+    /// Ends, however far it is.
+    End,
+}
+
+/// What a [`Doing::Collect`] came to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Collected {
+    /// Ids below this one are looked at.
+    pub limit: u64,
+    /// Whether everything that was touched has been followed.
+    pub settled: bool,
+    /// How many objects this step removed.
+    pub removed: u64,
+    /// How many are left to be removed.
+    pub left: u64,
+    /// How many were to be removed and are not, because they were touched, or touched ones led to them.
+    pub spared: u64,
+    /// Whether the collection is no more: a commit failed meanwhile, and what was touched is not what it seemed.
+    pub broken_off: bool,
+}
 
 /// What a [`Doing::Migrate`] came to.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]

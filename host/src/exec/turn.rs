@@ -17,6 +17,7 @@ use rustc_hash::FxHashMap;
 use theseus_abi::{Capability, Failure, FailureCode, abi_stable::std_types::RVec};
 use theseus_value::ObjectId;
 
+pub(super) use self::delegation::DOES_NOT_UNDERSTAND;
 use self::delegation::Resolved;
 use super::{
     ObjectName, PluginSet, State,
@@ -110,6 +111,11 @@ impl Scratch {
     /// Changes an object on the host's own account.
     pub(super) fn put(&mut self, object: ObjectId, record: Arc<ObjectRecord>) {
         self.writes.insert(object, Some(record));
+    }
+
+    /// Removes an object on the host's own account.
+    pub(super) fn remove(&mut self, object: ObjectId) {
+        self.writes.insert(object, None);
     }
 
     /// Takes what the turn changed: objects in the order of their ids, names in theirs.

@@ -1,4 +1,4 @@
-//! Requests about the object graph as a whole: parents, and messages that nobody understands.
+//! Requests about the object graph as a whole: parents, messages that nobody understands, objects that cannot be reached.
 
 use axum::{
     body::Body,
@@ -37,4 +37,17 @@ pub(super) async fn query_parents(host: Host, target: Target, uri: Uri) -> Outco
 
 pub(super) async fn misses(State(shared): Host) -> Outcome {
     routes::reply(&shared.ask(Action::Misses).await?)
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct Collection {
+    #[serde(default)]
+    dry_run: bool,
+}
+
+pub(super) async fn collect(State(shared): Host, body: Body) -> Outcome {
+    let body = routes::receive(&shared, body).await?;
+    let Collection { dry_run } = if body.is_empty() { Collection::default() } else { request::parse_json(&body)? };
+    routes::reply(&shared.ask(Action::Collect { dry_run }).await?)
 }

@@ -10,9 +10,10 @@ use theseus_value::{ObjectId, Value, json::to_json};
 
 use super::{finding, pack, rehearsal};
 use crate::runtime::action::{
-    ActionError, Answer, AppliedView, FailedView, FaultView, Head, MigratedBy, MissView, ObjectView, PlanKind,
-    PlanView, PlannedMigration, PlannedPlugin, PluginState, PluginView, ProbationView, ProbeView, ProgressView,
-    QuarantineView, RollbackView, StatusView, SwapView, Tid, TransactionView, TrialsView, UndoneView, VerifyReport,
+    ActionError, Answer, AppliedView, CollectedView, FailedView, FaultView, Head, MigratedBy, MissView, ObjectView,
+    PlanKind, PlanView, PlannedMigration, PlannedPlugin, PluginState, PluginView, ProbationView, ProbeView,
+    ProgressView, QuarantineView, RollbackView, StatusView, SwapView, Tid, TransactionView, TrialsView, UndoneView,
+    VerifyReport,
 };
 
 /// The form of an answer, as one document.
@@ -49,6 +50,7 @@ pub fn answer(answer: &Answer) -> Json {
         Answer::Misses(view) => {
             json!({ "total": view.total, "misses": view.misses.iter().map(miss).collect::<Vec<_>>() })
         }
+        Answer::Collected(view) => collected(view),
         Answer::Messages { messages, next } => {
             json!({ "messages": messages.iter().map(finding::message).collect::<Vec<_>>(), "next": next })
         }
@@ -158,6 +160,19 @@ fn object(view: &ObjectView) -> Json {
 
 fn name((name, id, behavior): &(String, ObjectId, String)) -> Json {
     json!({ "name": name, "id": id.0, "behavior": behavior })
+}
+
+fn collected(view: &CollectedView) -> Json {
+    json!({
+        "dry_run": view.dry_run,
+        "since": view.since,
+        "objects": view.objects,
+        "unreachable": view.unreachable,
+        "removed": view.removed,
+        "spared": view.spared,
+        "transactions": view.transactions,
+        "elapsed_ms": view.elapsed_ms,
+    })
 }
 
 fn miss(view: &MissView) -> Json {

@@ -43,6 +43,7 @@ pub(crate) fn application(shared: Arc<Shared>) -> Router {
     let control = post(no_control);
     let routes = common().route("/v1/plan", control.clone()).route("/v1/swap", control.clone());
     let routes = routes.route("/v1/rollback", control.clone()).route("/v1/rehearse", control.clone());
+    let routes = routes.route("/v1/gc", control.clone());
     let indexes = get(finding::indexes).post(no_control).delete(no_control);
     let routes = routes.route("/v1/indexes", indexes);
     finish(routes.route("/v1/apply", control.clone()).route("/v1/pack", control), shared)
@@ -52,6 +53,7 @@ pub(crate) fn application(shared: Arc<Shared>) -> Router {
 pub(crate) fn admin(shared: Arc<Shared>) -> Router {
     let routes = common().route("/v1/plan", post(plan)).route("/v1/swap", post(swap)).route("/v1/apply", post(apply));
     let routes = routes.route("/v1/rollback", post(rollback)).route("/v1/rehearse", post(rehearse));
+    let routes = routes.route("/v1/gc", post(graph::collect));
     let indexes = get(finding::indexes).post(finding::create_index).delete(finding::drop_index);
     let routes = routes.route("/v1/indexes", indexes);
     let routes = routes.route("/v1/pack", post(pack::pack));

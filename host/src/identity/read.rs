@@ -209,7 +209,11 @@ impl Reader {
     }
 
     /// The newest durable version: the only one from which the history can be followed back.
-    pub(super) fn durable(&mut self, object: ObjectId) -> Result<Option<Arc<Version>>, StorageError> {
+    ///
+    /// # Errors
+    ///
+    /// If the storage fails or the row is damaged.
+    pub fn durable(&mut self, object: ObjectId) -> Result<Option<Arc<Version>>, StorageError> {
         let identity = &self.identity;
         match identity.objects.newest_durable(&object, || identity.head().tid) {
             Some(version) => Ok(Some(version)),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde::de::Error as _;
 use theseus_value::{
     DecodeError, ObjectId,
-    raw::{Reader, Writer},
+    raw::{Kind, Reader, Writer},
 };
 
 use super::small::Bytes;
@@ -52,6 +52,17 @@ impl ObjectRecord {
         Ok(ObjectRecord { behavior, schema, parents, slots })
     }
 
+    /// Hands every object on that this one refers to: its parents, and references anywhere in its slots.
+    ///
+    /// # Errors
+    ///
+    /// If the slots cannot be read.
+    pub fn each_reference(&self, found: &mut dyn FnMut(ObjectId)) -> Result<(), DecodeError> {
+        self.parents.iter().for_each(|parent| found(*parent));
+        let mut reader = Reader::new(&self.slots);
+        references(&mut reader, found)
+    }
+
     /// Reads over a record; answers its behaviour and its schema version.
     pub(super) fn skip<'a>(reader: &mut Reader<'a>) -> Result<(&'a str, u32), DecodeError> {
         expect_array(reader, 4)?;
@@ -75,4 +86,25 @@ pub(super) fn expect_array(reader: &mut Reader<'_>, expected: usize) -> Result<(
 
 pub(super) fn small(number: u64) -> Result<u32, DecodeError> {
     u32::try_from(number).map_err(|_| DecodeError::custom(format!("{number} does not fit 32 bits")))
+}
+
+/// Reads over an item, and hands every reference in it on.
+fn references(reader: &mut Reader<'_>, found: &mut dyn FnMut(ObjectId)) -> Result<(), DecodeError> {
+    // Items were checked when they came from outside: they nest as deep as a value may, and no deeper.
+    match reader.peek()? {
+        Kind::Reference => found(reader.reference()?),
+        Kind::Array => {
+            for _ in 0..reader.array()? {
+                references(reader, found)?;
+            }
+        }
+        Kind::Map => {
+            for _ in 0..reader.map()? {
+                reader.text()?;
+                references(reader, found)?;
+            }
+        }
+        _ => _ = reader.item()?,
+    }
+    Ok(())
 }

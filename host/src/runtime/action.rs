@@ -78,6 +78,8 @@ pub enum Action {
     Undo { tids: Vec<Tid>, request_id: Option<String> },
     /// Packs the history: what came before leaves it. Or only tells what that would do.
     Pack { wish: PackWish, dry_run: bool },
+    /// Removes what cannot be reached from a name or from the host's own objects, or only counts it.
+    Collect { dry_run: bool },
     /// Posts a message for after the commit. `arguments` is a map (by name), an array (by position) or null (none).
     Post {
         target: ObjectRef,
@@ -165,6 +167,8 @@ pub enum Answer {
     Undone(UndoneView),
     /// Of `Pack`.
     Packed(PackView),
+    /// Of `Collect`.
+    Collected(CollectedView),
     /// Of `Messages`; `next` continues the listing, none if the end was reached. There may be fewer than asked for.
     Messages { messages: Vec<MessageView>, next: Option<String> },
     /// Of `Find`; `next` continues the listing, none if the end was reached.
@@ -643,6 +647,26 @@ pub struct MissView {
     /// When first and last, in microseconds since the Unix epoch.
     pub first_us: u64,
     pub last_us: u64,
+}
+
+/// What a collection found and did.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct CollectedView {
+    /// Whether nothing was to be removed.
+    pub dry_run: bool,
+    /// The transaction as of which objects were looked at; what was touched after it was left alone.
+    pub since: Tid,
+    /// How many objects there were.
+    pub objects: u64,
+    /// How many of them could not be reached, and were not touched meanwhile.
+    pub unreachable: u64,
+    /// How many were removed. What somebody else removed meanwhile is not counted.
+    pub removed: u64,
+    /// How many could not be reached at first, and were left because they were touched, or touched ones led to them.
+    pub spared: u64,
+    /// The transactions that removed them. Until the history is packed, they can be undone, the last one first.
+    pub transactions: Vec<Tid>,
+    pub elapsed_ms: u64,
 }
 
 /// What `verify` found.

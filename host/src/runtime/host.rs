@@ -12,7 +12,7 @@ use theseus_value::{ObjectId, Value};
 
 use super::{
     action::{self, Action, ActionError, Answer, CallMode, Head, ObjectRef, StatusView, SwapOptions},
-    finding,
+    finding, gc,
     jobs::{Job, Jobs},
     operator::{Operator, QUEUE_MAX},
     owner::{OwnerError, OwnerLock},
@@ -248,6 +248,10 @@ impl Runtime {
             Action::Pack { wish, dry_run } => {
                 let engine = self.engine.clone();
                 self.jobs.start(Job::Pack, reply, move |go_on| super::pack::pack(&engine, wish, dry_run, go_on));
+            }
+            Action::Collect { dry_run } => {
+                let engine = self.engine.clone();
+                self.jobs.start(Job::Collection, reply, move |go_on| gc::collect(&engine, dry_run, go_on));
             }
             Action::Plan { .. }
             | Action::Swap { .. }

@@ -25,6 +25,8 @@ pub(super) enum Job {
     Rehearsal,
     /// The history is packed.
     Pack,
+    /// What cannot be reached is removed.
+    Collection,
 }
 
 impl Job {
@@ -33,6 +35,7 @@ impl Job {
         match self {
             Job::Rehearsal => "rehearsal",
             Job::Pack => "pack",
+            Job::Collection => "collection",
         }
     }
 
@@ -41,6 +44,7 @@ impl Job {
         match self {
             Job::Rehearsal => "a rehearsal",
             Job::Pack => "a pack of the history",
+            Job::Collection => "a collection of unreachable objects",
         }
     }
 }

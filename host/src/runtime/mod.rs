@@ -4,6 +4,7 @@ pub mod action;
 pub mod backup;
 pub mod examine;
 mod finding;
+mod gc;
 mod host;
 mod jobs;
 mod metrics;

@@ -23,7 +23,7 @@ const ANCESTORS_MAX: usize = 1_000;
 
 /// The method that an object is asked with what neither it nor a parent has a method for, in place of that: it gets the name
 /// (`selector`) and the `arguments`.
-pub(crate) const DOES_NOT_UNDERSTAND: &str = "does_not_understand";
+pub(in crate::exec) const DOES_NOT_UNDERSTAND: &str = "does_not_understand";
 
 /// The method that executes a message.
 pub(super) struct Resolved<'a> {
