@@ -69,6 +69,11 @@ impl Home {
         self.run().join("admin.sock")
     }
 
+    /// How far a verification has come that was interrupted.
+    pub fn verify_state(&self) -> PathBuf {
+        self.run().join("verify.state")
+    }
+
     /// Everything about restart cycles. The files in it are the business of `restart::RestartPaths`.
     pub fn update(&self) -> PathBuf {
         self.0.join("update")

@@ -2,11 +2,10 @@
 
 use std::{
     cell::Cell,
-    env, fs,
+    fs,
     io::{self, IsTerminal, Write},
-    os::unix::process::ExitStatusExt,
     path::{Path, PathBuf},
-    process, thread,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -15,6 +14,7 @@ use serde_json::{Value as Json, json};
 use super::{
     Arguments, Command,
     client::{Ask, Client, escaped},
+    consistency,
     fault::{Exit, Fault},
     output, plugin, rehearsal, run,
 };
@@ -115,7 +115,6 @@ impl Session {
             }
             Command::Messages { command } => self.messages(command),
             Command::Index { command } => self.index(command),
-            Command::Verify => self.verify(),
             Command::Backup { to: Some(folder), .. } => self.backup(&folder),
             Command::Backup { to: None, check } => {
                 let folder = check.ok_or_else(|| Fault::usage("say --to DIR or --check DIR"))?;
@@ -124,6 +123,14 @@ impl Session {
             Command::Restore { from, to } => self.restore(&from, to),
             Command::Export { file, at } => self.export(at, file.as_deref()),
             Command::Import { file, keep_ids } => self.import(&file, keep_ids),
+            Command::Verify { resume, head } => {
+                let print = |document: &Json, text: fn(&Json) -> String| self.print(&document.to_string(), text);
+                consistency::verify(&self.home, resume, head.as_deref(), &print)
+            }
+            Command::Repair => {
+                let print = |document: &Json, text: fn(&Json) -> String| self.print(&document.to_string(), text);
+                consistency::repair(&self.home, &print)
+            }
             Command::Plugins => {
                 let text = self.ask_anyhow("/v1/plugins".into(), Action::Plugins)?;
                 self.print(&text, output::plugins)
@@ -305,55 +312,6 @@ impl Session {
         Ok(())
     }
 
-    /// Verifies in a process of its own, because a file that is damaged badly enough ends whoever reads it.
-    fn verify(&self) -> Result<(), Fault> {
-        /// Tells the child that it is the one to do it.
-        const IN_THIS_PROCESS: &str = "THESEUS_VERIFY_IN_THIS_PROCESS";
-
-        if env::var_os(IN_THIS_PROCESS).is_some() {
-            return self.verify_here();
-        }
-        let child = env::current_exe().and_then(|program| {
-            process::Command::new(program).args(env::args_os().skip(1)).env(IN_THIS_PROCESS, "1").status()
-        });
-        let status =
-            child.map_err(|error| Fault::failed("cannot_verify", format!("cannot start the reader: {error}")))?;
-        match (status.code(), status.signal()) {
-            (Some(0), _) => Ok(()),
-            // The child has said what is wrong.
-            (Some(code), _) if code == Exit::Damaged as i32 => Err(Fault::Shown(Exit::Damaged)),
-            (Some(_), _) => Err(Fault::Shown(Exit::Failed)),
-            (None, signal) => {
-                let message = format!(
-                    "{} is damaged so badly that reading it ended the reader (signal {}): restore a backup; the objects \
-                     alone can be made again from the history by moving {} away",
-                    self.home.identity().display(),
-                    signal.unwrap_or_default(),
-                    self.home.objects().display()
-                );
-                Err(Fault::damaged(message))
-            }
-        }
-    }
-
-    fn verify_here(&self) -> Result<(), Fault> {
-        let shown = io::stderr().is_terminal();
-        let mut last = Instant::now();
-        let report = offline::verify(&self.home, &mut |done, total| {
-            if shown && (done == total || last.elapsed() > Duration::from_millis(100)) {
-                last = Instant::now();
-                // A terminal that cannot be written to does not make the identity any worse.
-                _ = write!(io::stderr(), "\r{}\x1b[K", output::progress(done, total));
-            }
-        });
-        if shown {
-            _ = write!(io::stderr(), "\r\x1b[K");
-        }
-        let report = report?;
-        self.print(&forms::verification(&report).to_string(), output::verification)?;
-        if report.damage.is_empty() { Ok(()) } else { Err(Fault::Shown(Exit::Damaged)) }
-    }
-
     fn plan(&self, paths: &[PathBuf]) -> Result<(), Fault> {
         let text = self.running()?.ask(Ask::post("/v1/plan", json!({ "paths": absolute(paths)? })))?;
         self.print(&text, output::plan)?;
@@ -502,7 +460,7 @@ mod tests {
 
     #[test]
     fn paths_become_absolute() {
-        let here = env::current_dir().unwrap();
+        let here = std::env::current_dir().unwrap();
         let paths = absolute(&["a/b.so".into(), "/c.so".into()]).unwrap();
         assert_eq!(paths, [here.join("a/b.so").to_str().unwrap(), "/c.so"]);
     }

@@ -23,6 +23,14 @@ pub(crate) enum Exit {
     Damaged = 5,
 }
 
+impl Exit {
+    /// That of a process which has said what is wrong.
+    pub(crate) fn of(code: i32) -> Exit {
+        let all = [Exit::Usage, Exit::NoHost, Exit::Refused, Exit::Damaged];
+        all.into_iter().find(|exit| *exit as i32 == code).unwrap_or(Exit::Failed)
+    }
+}
+
 /// Code of an identity that is not whole.
 const IDENTITY_DAMAGED: &str = theseus_abi::FailureCode::IDENTITY_DAMAGED.name();
 

@@ -3,15 +3,15 @@
 
 use std::{
     fs::{self, File},
-    io::{self, IsTerminal, Write},
+    io,
     path::{Path, PathBuf},
-    time::{Duration, Instant},
 };
 
 use serde_json::{Value as Json, json};
 
 use super::{
     commands::Session,
+    consistency::Bar,
     fault::{Exit, Fault},
     output::{self, plain},
 };
@@ -24,9 +24,6 @@ use crate::{
         portable::{self, ImportOptions},
     },
 };
-
-/// How often progress is shown.
-const SHOW_INTERVAL: Duration = Duration::from_millis(100);
 
 impl Session {
     pub(super) fn backup(&self, folder: &Path) -> Result<(), Fault> {
@@ -161,18 +158,9 @@ fn beside(file: &Path) -> PathBuf {
 
 /// Does something that tells how far it is, and shows that on a terminal.
 fn shown<T, E: Into<Fault>>(work: impl FnOnce(&mut dyn FnMut(u64, u64)) -> Result<T, E>) -> Result<T, Fault> {
-    let is_terminal = io::stderr().is_terminal();
-    let mut last = Instant::now();
-    let result = work(&mut |done, total| {
-        if is_terminal && (done == total || last.elapsed() > SHOW_INTERVAL) {
-            last = Instant::now();
-            // A terminal that cannot be written to does not make the work any worse.
-            _ = write!(io::stderr(), "\r{}\x1b[K", output::progress(done, total));
-        }
-    });
-    if is_terminal {
-        _ = write!(io::stderr(), "\r\x1b[K");
-    }
+    let mut bar = Bar::new();
+    let result = work(&mut |done, total| bar.draw(done, total, None));
+    bar.clear();
     result.map_err(Into::into)
 }
 

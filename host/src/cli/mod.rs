@@ -6,6 +6,7 @@
 
 mod client;
 mod commands;
+mod consistency;
 mod exit;
 mod fault;
 mod finding;
@@ -262,8 +263,22 @@ Examples:
         request_id: Option<String>,
     },
     /// Checks every record of the history and compares the objects with it.
-    #[command(after_help = "Examples:\n  theseus verify\n  theseus verify --json")]
-    Verify,
+    #[command(after_help = "\
+Examples:
+  theseus verify
+  theseus verify --resume --json
+  theseus verify --head 10:41d6e0f4d3b0e9a5f3f2f3e5a9f0c3b7a2d1c4e6f8091a2b3c4d5e6f70819203")]
+    Verify {
+        /// Go on where a verification was interrupted. What it had checked by then is not checked again.
+        #[arg(long)]
+        resume: bool,
+        /// Prove that a head which somebody kept is part of this history.
+        #[arg(long, value_name = "TID:HASH")]
+        head: Option<String>,
+    },
+    /// Makes the objects again from the history, after they were lost or damaged. Needs that no host runs.
+    #[command(after_help = "Examples:\n  theseus repair\n  theseus repair --json")]
+    Repair,
     /// Copies the history and the plugin files into a folder, beside a running host; the next time only what is new.
     #[command(
         after_help = "Examples:\n  theseus backup --to /srv/backup\n  theseus backup --check /srv/backup   read all of it again"

@@ -1,6 +1,6 @@
 //! Documents as text for people: lines and tables, the same whether a host answered or the identity itself.
 
-use std::fmt::Write;
+use std::{fmt::Write, time::Duration};
 
 use serde_json::Value as Json;
 
@@ -308,7 +308,27 @@ pub(super) fn verification(report: &Json) -> String {
     for damage in items(&report["damage"]) {
         _ = writeln!(out, "DAMAGED  {}: {}", plain(&damage["place"]), plain(&damage["problem"]));
     }
-    let verdict = if report["whole"] == true { "whole" } else { "not whole: restore it from a backup" };
+    let is_objects_alone = items(&report["damage"]).all(|damage| !plain(&damage["place"]).contains("history record"));
+    let verdict = match report["whole"] == true {
+        true => "whole",
+        false if is_objects_alone => "not whole: the history is, so `theseus repair` makes the objects again",
+        false => "not whole: restore it from a backup",
+    };
+    for dangling in items(&report["dangling"]["first"]) {
+        _ = writeln!(
+            out,
+            "note     {} refers to object {}, which there never was",
+            plain(&dangling["from"]),
+            dangling["to"]
+        );
+    }
+    let kept = &report["kept_head"];
+    if let Some(head) = kept["head"].as_str() {
+        _ = match kept["problem"].as_str() {
+            None => writeln!(out, "{head} is part of this history"),
+            Some(problem) => writeln!(out, "NOT PART {head}: {problem}"),
+        };
+    }
     _ = writeln!(
         out,
         "{} transactions in {} records ({}), {} rows: {verdict}\nhead {} {}",
@@ -322,13 +342,29 @@ pub(super) fn verification(report: &Json) -> String {
     out
 }
 
-/// How far something has come, in one line.
-pub(super) fn progress(done: u64, total: u64) -> String {
+pub(super) fn repaired(report: &Json) -> String {
+    format!(
+        "made {} objects again from {} transactions\nhead {} {}\n",
+        report["objects"],
+        report["transactions"],
+        report["tid"],
+        plain(&report["head"])
+    )
+}
+
+/// How far something has come, in one line: how many of how many, how many bytes in how long.
+pub(super) fn progress(done: u64, total: u64, bytes: Option<u64>, elapsed: Duration) -> String {
     const WIDTH: u64 = 30;
     let share = |of: u64| if total == 0 { of } else { (u128::from(done) * u128::from(of) / u128::from(total)) as u64 };
     let filled = share(WIDTH).min(WIDTH) as usize;
     let bar = "#".repeat(filled) + &".".repeat(WIDTH as usize - filled);
-    format!("[{bar}] {:>3} %  {} of {}", share(100), size(done), size(total))
+    let seconds = elapsed.as_secs_f64();
+    let rate = bytes.map_or(String::new(), |bytes| format!("  {:.0} MB/s", bytes as f64 / 1e6 / seconds.max(1e-3)));
+    let left = match done {
+        0 => String::new(),
+        done => format!("  {:.0} s left", seconds * total.saturating_sub(done) as f64 / done as f64),
+    };
+    format!("[{bar}] {:>3} %{rate}{left}", share(100))
 }
 
 /// Columns as wide as they need to be; the last one is not padded.
@@ -455,9 +491,9 @@ mod tests {
     #[test]
     fn progress_fits_one_line_whatever_the_numbers() {
         for (done, total) in [(0, 0), (0, 10), (5, 10), (10, 10), (u64::MAX, u64::MAX)] {
-            let line = progress(done, total);
+            let line = progress(done, total, Some(done), Duration::from_secs(2));
             assert!(line.chars().count() < 79 && !line.contains('\n'), "{line}");
         }
-        assert!(progress(5, 10).contains(" 50 %"));
+        assert!(progress(5, 10, None, Duration::from_secs(2)).contains(" 50 %  2 s left"));
     }
 }

@@ -12,8 +12,8 @@ use super::{finding, pack, rehearsal};
 use crate::runtime::action::{
     ActionError, Answer, AppliedView, CollectedView, FailedView, FaultView, Head, MigratedBy, MissView, ObjectView,
     PlanKind, PlanView, PlannedMigration, PlannedPlugin, PluginState, PluginView, ProbationView, ProbeView,
-    ProgressView, QuarantineView, RollbackView, StatusView, SwapView, Tid, TransactionView, TrialsView, UndoneView,
-    VerifyReport,
+    ProgressView, QuarantineView, RepairReport, RollbackView, StatusView, SwapView, Tid, TransactionView, TrialsView,
+    UndoneView, VerifyReport,
 };
 
 /// The form of an answer, as one document.
@@ -143,6 +143,25 @@ pub fn verification(report: &VerifyReport) -> Json {
         "whole": report.damage.is_empty(),
         "damage": report.damage.iter().map(|damage| json!({ "place": damage.place, "problem": damage.problem }))
             .collect::<Vec<_>>(),
+        "dangling": {
+            "count": report.dangling,
+            "first": report.dangling_listed.iter().map(|(from, to)| json!({ "from": from, "to": to.0 })).collect::<Vec<_>>(),
+        },
+        "resumed_at": report.resumed_at,
+        "kept_head": report.kept_head.as_ref().map(|kept| json!({
+            "head": head(&kept.head), "part": kept.problem.is_none(), "problem": kept.problem,
+        })),
+    })
+}
+
+/// What `repair` did.
+pub fn repaired(report: &RepairReport) -> Json {
+    json!({
+        "tid": report.head.tid,
+        "head": hex(&report.head.hash),
+        "transactions": report.transactions,
+        "objects": report.objects,
+        "elapsed_ms": report.elapsed_ms,
     })
 }
 
@@ -616,6 +635,10 @@ mod tests {
             rows: 4,
             elapsed_ms: 5,
             damage: vec![],
+            dangling: 1,
+            dangling_listed: vec![("object 7".into(), ObjectId(9))],
+            resumed_at: None,
+            kept_head: None,
         };
         assert_eq!(verification(&report)["whole"], json!(true));
         report.damage.push(Damage { place: "object 7".into(), problem: "differs".into() });

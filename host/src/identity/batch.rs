@@ -303,6 +303,11 @@ impl<'a> BatchView<'a> {
         (self.header.first.0..).map(Tid).zip(self.transactions.iter().copied())
     }
 
+    /// The transactions in order, still encoded.
+    pub(super) fn into_encoded(self) -> Vec<&'a [u8]> {
+        self.transactions
+    }
+
     /// The transactions with their numbers, in order.
     pub fn transactions(&self) -> impl Iterator<Item = (Tid, Result<Transaction<'a>, DecodeError>)> {
         let first = self.header.first.0;

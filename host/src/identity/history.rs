@@ -128,6 +128,13 @@ impl History {
         self.base.load_full()
     }
 
+    /// Whether another process has put another base in force since this one opened the history, and up to which transaction it packed.
+    pub(super) fn packed_elsewhere(&self) -> Result<Option<Tid>, StorageError> {
+        let mark = self.mark()?;
+        let known = self.base().map(|base| base.mark());
+        Ok(mark.filter(|mark| Some(*mark) != known).map(|mark| mark.head.tid))
+    }
+
     /// The folder of all bases, and how large one may become.
     pub(super) fn bases(&self) -> (&Path, usize) {
         (&self.bases, self.base_map_bytes)
@@ -359,12 +366,14 @@ impl HistoryView {
         })
     }
 
-    /// Hands every stored batch to `visit` as it is, unchecked: for those who look for damage.
-    pub(super) fn walk_stored<E: From<StorageError>>(
-        &self,
-        mut visit: impl FnMut(&[u8], &[u8]) -> Result<bool, E>,
+    /// Hands the stored batches from the one that holds `from` on to `visit` as they are, unchecked: for those who look for damage.
+    pub(super) fn walk_stored<'a, E: From<StorageError>>(
+        &'a self,
+        from: Tid,
+        visit: impl FnMut(&'a [u8], &'a [u8]) -> Result<bool, E>,
     ) -> Result<(), E> {
-        self.txn.walk(BATCHES, &self.packed().tid.next().0.to_be_bytes(), &mut visit)
+        let from = from.max(self.packed().tid.next());
+        self.txn.walk_proven(BATCHES, &from.0.to_be_bytes(), visit)
     }
 
     /// An error about the record that holds a transaction.

@@ -15,6 +15,8 @@
               be let go of by their address only"
 )]
 
+mod proven;
+
 use std::{
     collections::BTreeSet,
     fs, io,
@@ -484,11 +486,11 @@ impl ReadTxn {
     }
 
     /// Calls `visit` with each entry from `from` on, in key order, until it answers false or fails.
-    pub(super) fn walk<E: From<StorageError>>(
-        &self,
+    pub(super) fn walk<'a, E: From<StorageError>>(
+        &'a self,
         db: Db,
         from: &[u8],
-        mut visit: impl FnMut(&[u8], &[u8]) -> Result<bool, E>,
+        mut visit: impl FnMut(&'a [u8], &'a [u8]) -> Result<bool, E>,
     ) -> Result<(), E> {
         let fail = |error| failed(self.env.path(), error);
         let inside = self.env.enter();

@@ -70,7 +70,9 @@ pub use self::{
     small::{Bytes, Small},
     table::Census,
     undo::{MIGRATE, UndoError, UndoPlan, UndoRefusal},
-    verify::{Damage, Progress, Verified, verify},
+    verify::{
+        Damage, Dangling, KeptHead, Options as VerifyOptions, Progress, Verification, Verified, verify, verify_with,
+    },
     version::{NameVersion, Pointers, Version},
     walk::ObjectWalk,
     write::{CheckpointPlan, ClosedBatch, Committer, Keep, RequestMemory, Writer},

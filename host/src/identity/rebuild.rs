@@ -93,7 +93,7 @@ pub(super) fn rebuild_from(
     };
     let based = building.take_base();
     let walked = based.and_then(|()| {
-        view.walk_stored(|key, value| {
+        view.walk_stored(Tid(1), |key, value| {
             building.batch(key, value)?;
             progress(building.head.tid.0, head.tid.0);
             Ok(true)

@@ -65,13 +65,18 @@ impl ObjectRecord {
 
     /// Reads over a record; answers its behaviour and its schema version.
     pub(super) fn skip<'a>(reader: &mut Reader<'a>) -> Result<(&'a str, u32), DecodeError> {
-        expect_array(reader, 4)?;
-        let (behavior, schema) = (reader.text()?, small(reader.uint()?)?);
+        let kind = ObjectRecord::kind(reader)?;
         for _ in 0..reader.array()? {
             reader.uint()?;
         }
         reader.item()?;
-        Ok((behavior, schema))
+        Ok(kind)
+    }
+
+    /// Reads the behaviour and the schema version, with which a record begins.
+    pub(super) fn kind<'a>(reader: &mut Reader<'a>) -> Result<(&'a str, u32), DecodeError> {
+        expect_array(reader, 4)?;
+        Ok((reader.text()?, small(reader.uint()?)?))
     }
 }
 

@@ -350,7 +350,7 @@ pub(super) fn verify(view: &TableView, damage: &mut dyn FnMut(String, String) ->
         let problem = verify_row(view, &indexes, key, value)?;
         Ok::<_, StorageError>(problem.is_none_or(|(place, problem)| damage(place, problem)))
     })?;
-    view.walk_objects(|object, row| {
+    view.walk_objects(ObjectId(0), |object, row| {
         // What is wrong with the row itself is told by whoever compares it with the history.
         let Ok(Row { content: Some(record), .. }) = row else { return Ok(true) };
         let Ok(record) = ObjectRecord::decode(&mut Reader::new(record)) else { return Ok(true) };

@@ -77,7 +77,7 @@ pub(super) struct RequestRow {
 }
 
 impl RequestRow {
-    fn encode(&self, out: &mut Vec<u8>) {
+    pub(super) fn encode(&self, out: &mut Vec<u8>) {
         let mut writer = Writer::new(out);
         writer.array(4);
         writer.uint(self.tid.0);
@@ -100,20 +100,10 @@ impl RequestRow {
     }
 }
 
-/// A row that cannot be believed: its key, and why.
-pub(super) type BadRow = (String, String);
-
-/// A row of the remembered requests, by a digest of its id: there may be millions.
-pub(super) struct RememberedRow {
-    pub id: u64,
-    pub row: RequestRow,
-}
-
-impl RememberedRow {
-    /// The digest of a request id.
-    pub(super) fn digest(id: &str) -> u64 {
-        XxHash3_64::oneshot(id.as_bytes())
-    }
+/// How many requests are remembered; the two are the same unless something is damaged.
+pub(super) struct RequestRows {
+    pub by_id: u64,
+    pub by_age: u64,
 }
 
 /// What a checkpoint writes.
@@ -227,7 +217,7 @@ impl Table {
         for (number, (key, value)) in txn.first(RECENT, surplus.max(expired_max))?.into_iter().enumerate() {
             let damaged = |problem| self.env.damaged("a remembered request id", problem);
             let id = unseal(RECENT, &key, &value)
-                .and_then(|body| decode_text(body).map_err(|error| error.to_string()))
+                .and_then(|body| decode_id(body).map_err(|error| error.to_string()))
                 .map_err(damaged)?;
             if number >= surplus {
                 let value =
@@ -403,67 +393,67 @@ impl TableView {
         Ok(None)
     }
 
-    /// Every row of the objects: the object and its version, or what is wrong with the row.
+    /// The rows of the objects from one on: the object and its version, or what is wrong with the row.
     pub(super) fn walk_objects(
         &self,
+        from: ObjectId,
         mut visit: impl FnMut(ObjectId, Result<Row<'_>, String>) -> Result<bool, StorageError>,
     ) -> Result<(), StorageError> {
-        self.txn.walk(OBJECTS, &[], |key, value| {
+        self.txn.walk_proven(OBJECTS, &from.0.to_be_bytes(), |key, value| {
             visit(self.object_id(key)?, read_row::<Arc<ObjectRecord>>(OBJECTS, key, value))
         })
     }
 
-    /// Every row of the names.
+    /// The rows of the names from one on.
     pub(super) fn walk_names(
         &self,
-        mut visit: impl FnMut(&str, Result<Row<'_>, String>) -> Result<bool, StorageError>,
+        from: &[u8],
+        mut visit: impl FnMut(&[u8], Result<Row<'_>, String>) -> Result<bool, StorageError>,
     ) -> Result<(), StorageError> {
-        self.txn.walk(NAMES, &[], |key, value| {
-            let name = String::from_utf8_lossy(key);
-            let row = read_row::<ObjectId>(NAMES, key, value);
-            visit(&name, row)
+        self.txn.walk_proven(NAMES, from, |key, value| visit(key, read_row::<ObjectId>(NAMES, key, value)))
+    }
+
+    /// The transaction of the oldest request that is remembered.
+    pub(super) fn oldest_request(&self) -> Result<Option<Tid>, StorageError> {
+        Ok(self
+            .txn
+            .seek(RECENT, &[0])?
+            .and_then(|(key, _)| key.try_into().ok())
+            .map(|key| Tid(u64::from_be_bytes(key))))
+    }
+
+    /// The rows of remembered requests by age, from a transaction on: the transaction and the id, or what is wrong with the row.
+    pub(super) fn walk_recent(
+        &self,
+        from: Tid,
+        mut visit: impl FnMut(Tid, Result<&str, String>) -> Result<bool, StorageError>,
+    ) -> Result<(), StorageError> {
+        self.txn.walk_proven(RECENT, &from.0.to_be_bytes(), |key, value| {
+            let tid =
+                key.try_into().map_err(|_| self.env.damaged("a remembered request id", "its key is not 8 bytes"))?;
+            let id = unseal(RECENT, key, value).and_then(|body| decode_id(body).map_err(|error| error.to_string()));
+            visit(Tid(u64::from_be_bytes(tid)), id)
         })
     }
 
-    /// Every remembered request, oldest first, and at most `damage_max` ids with what is wrong with their rows.
-    pub(super) fn remembered(&self, damage_max: usize) -> Result<(Vec<RememberedRow>, Vec<BadRow>), StorageError> {
-        let (mut rows, mut damage) = (Vec::new(), Vec::new());
-        self.txn.walk::<StorageError>(REQUESTS, &[], |key, value| {
-            let row = unseal(REQUESTS, key, value)
-                .and_then(|body| RequestRow::decode(body).map_err(|error| error.to_string()));
-            match row {
-                Ok(row) => rows.push(RememberedRow { id: XxHash3_64::oneshot(key), row }),
-                Err(problem) => damage.push((String::from_utf8_lossy(key).into_owned(), problem)),
-            }
-            Ok(damage.len() < damage_max)
-        })?;
-        rows.sort_unstable_by_key(|remembered| remembered.row.tid);
-        let mut by_id = rows.iter().peekable();
-        self.txn.walk::<StorageError>(RECENT, &[], |key, value| {
-            match unseal(RECENT, key, value).and_then(|body| decode_text(body).map_err(|error| error.to_string())) {
-                Ok(id) => {
-                    let same = |row: &&RememberedRow| {
-                        row.row.tid.0.to_be_bytes() == *key && row.id == RememberedRow::digest(&id)
-                    };
-                    if by_id.next_if(same).is_none() {
-                        damage.push((id, "its rows by age and by id do not agree".to_owned()));
-                    }
-                }
-                Err(problem) => damage.push(("?".to_owned(), problem)),
-            }
-            Ok(damage.len() < damage_max)
-        })?;
-        if damage.is_empty() && by_id.next().is_some() {
-            return Err(self.env.damaged("the request ids", "there are not as many by age as by id"));
-        }
-        Ok((rows, damage))
+    /// The rows of remembered requests by id, from an id on: the id, and the row as it is and encoded, or what is wrong with it.
+    pub(super) fn walk_requests(
+        &self,
+        from: &[u8],
+        mut visit: impl FnMut(&[u8], Result<(RequestRow, &[u8]), String>) -> Result<bool, StorageError>,
+    ) -> Result<(), StorageError> {
+        self.txn.walk_proven(REQUESTS, from, |key, value| {
+            let row = unseal(REQUESTS, key, value).and_then(|body| {
+                let row = RequestRow::decode(body).map_err(|error| error.to_string())?;
+                Ok((row, body))
+            });
+            visit(key, row)
+        })
     }
 
-    /// The request id that was remembered in a transaction, for messages.
-    pub(super) fn request_id_of(&self, tid: Tid) -> String {
-        let value = self.txn.get(RECENT, &tid.0.to_be_bytes()).ok().flatten();
-        let body = value.and_then(|value| unseal(RECENT, &tid.0.to_be_bytes(), value).ok());
-        body.and_then(|body| decode_text(body).ok()).unwrap_or_else(|| "?".to_owned())
+    /// How many requests are remembered.
+    pub(super) fn request_rows(&self) -> Result<RequestRows, StorageError> {
+        Ok(RequestRows { by_id: self.txn.count(REQUESTS)?, by_age: self.txn.count(RECENT)? })
     }
 
     /// Every row of every database, as it is stored.
@@ -482,7 +472,8 @@ impl TableView {
 
     /// How many objects, names and request ids there are to walk.
     pub(super) fn rows(&self) -> Result<u64, StorageError> {
-        Ok(self.txn.count(OBJECTS)? + self.txn.count(NAMES)? + self.txn.count(RECENT)?)
+        let requests = self.request_rows()?;
+        Ok(self.txn.count(OBJECTS)? + self.txn.count(NAMES)? + requests.by_id + requests.by_age)
     }
 
     fn open<T>(
@@ -530,10 +521,10 @@ fn checksum(db: Db, key: &[u8], body: &[u8]) -> u64 {
     XxHash3_64::oneshot_with_seed(seed, body)
 }
 
-fn decode_text(body: &[u8]) -> Result<String, DecodeError> {
+fn decode_id(body: &[u8]) -> Result<&str, DecodeError> {
     let mut reader = Reader::new(body);
     expect_array(&mut reader, 1)?;
-    let text = reader.text()?.to_owned();
+    let text = reader.text()?;
     reader.finish()?;
     Ok(text)
 }

@@ -683,6 +683,42 @@ pub struct VerifyReport {
     pub elapsed_ms: u64,
     /// Empty if the identity is whole.
     pub damage: Vec<Damage>,
+    /// How many references, parents and names stand for objects that there never were; no damage.
+    pub dangling: u64,
+    /// The first of them: what refers, and to what.
+    pub dangling_listed: Vec<(String, ObjectId)>,
+    /// The transaction up to which an interrupted verification had come that was gone on with.
+    pub resumed_at: Option<u64>,
+    /// What became of a head that was asked for.
+    pub kept_head: Option<KeptHeadView>,
+}
+
+impl VerifyReport {
+    /// Whether nothing is wrong.
+    pub fn is_good(&self) -> bool {
+        self.damage.is_empty() && self.kept_head.as_ref().is_none_or(|kept| kept.problem.is_none())
+    }
+}
+
+/// A head that somebody kept, and whether it is part of the history.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct KeptHeadView {
+    /// The head.
+    pub head: Head,
+    /// Why it is not part of the history; none if it is.
+    pub problem: Option<String>,
+}
+
+/// What `repair` did.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RepairReport {
+    /// The last record, as of which the objects are now.
+    pub head: Head,
+    /// Transactions that were read.
+    pub transactions: u64,
+    /// Objects that exist.
+    pub objects: u64,
+    pub elapsed_ms: u64,
 }
 
 /// One place where the identity is not what it should be.

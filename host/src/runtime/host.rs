@@ -23,7 +23,7 @@ use crate::{
     config::Config,
     exec::{self, Command, Doing, Done, Engine, Posting, Queried, QueryWorker, Refusal, Start},
     home::Home,
-    identity::{Identity, Opened, Outcome, Place, RecordHash, StorageError, Tid},
+    identity::{Identity, Opened, Outcome, Place, RebuildError, RecordHash, StorageError, Tid},
     plugin::{self, Errands, Store},
     restart::{Trial, bundle, confirm, handoff, instruction},
     swap::{self, Known, Migrator, Probation, Retirement, Swapper},
@@ -47,6 +47,9 @@ pub enum OpenError {
     /// The storage does not give the identity.
     #[error(transparent)]
     Storage(#[from] StorageError),
+    /// The objects cannot be made again from the history.
+    #[error(transparent)]
+    Rebuild(#[from] RebuildError),
     /// A plugin in force cannot be loaded again.
     #[error("the plugin `{plugin}` in force cannot be loaded: {problem}")]
     Plugin {
@@ -76,7 +79,10 @@ impl OpenError {
     /// The exit code of a command that fails with it: 5 for a damaged identity, 1 for everything else.
     pub fn exit_code(&self) -> u8 {
         match self {
-            OpenError::Storage(StorageError::Damaged { .. }) => 5,
+            OpenError::Storage(StorageError::Damaged { .. })
+            | OpenError::Rebuild(RebuildError::History { .. } | RebuildError::Storage(StorageError::Damaged { .. })) => {
+                5
+            }
             _ => 1,
         }
     }

@@ -8,7 +8,8 @@ use std::{
 use super::{
     OpenError,
     action::{
-        Action, ActionError, Answer, Damage, PluginState, PluginView, PluginsView, StatusView, VerifyReport, codes,
+        Action, ActionError, Answer, Damage, KeptHeadView, PluginState, PluginView, PluginsView, RepairReport,
+        StatusView, VerifyReport, codes,
     },
     finding,
     host::{self, VERSION},
@@ -19,7 +20,7 @@ use crate::{
     config::Config,
     exec::{self, PluginSet},
     home::Home,
-    identity::{self, Identity, Opened, Reader, StorageError},
+    identity::{self, Identity, Opened, Progress, Reader, StorageError, Verification, VerifyOptions},
     plugin::{self, Digest, Store},
     restart::hold,
     swap,
@@ -155,17 +156,38 @@ pub fn resume(home: &Home) -> Result<Option<String>, OpenError> {
     hold::resume(home.path()).map_err(|error| OpenError::Home { problem: error.to_string() })
 }
 
-/// Walks the whole identity, beside a running host or without one. `progress` is told what is done and the total.
+/// How to verify an identity.
+pub struct Verify<'a> {
+    /// Go on where a verification was interrupted, if one was.
+    pub resume: bool,
+    /// A head that is to be part of this history.
+    pub kept_head: Option<identity::Head>,
+    /// Is told how far it has come; answers whether to go on.
+    pub progress: &'a mut (dyn FnMut(Progress) -> bool + Send),
+}
+
+/// Walks the whole identity, beside a running host or without one; none if it was told to stop. It can be gone on with then.
 ///
 /// # Errors
 ///
 /// If there is no identity or the storage fails; damage is part of the report.
-pub fn verify(home: &Home, progress: &mut dyn FnMut(u64, u64)) -> Result<VerifyReport, OpenError> {
+pub fn verify(home: &Home, verify: Verify<'_>) -> Result<Option<VerifyReport>, OpenError> {
     let config = Config::load(home).map_err(|error| OpenError::Home { problem: error.to_string() })?;
     identity::limit_views(Duration::from_millis(config.identity.view_ms_max));
     let started = Instant::now();
-    let found = identity::verify(&host::place(home, &config), progress)?;
-    Ok(VerifyReport {
+    let Verify { resume, kept_head, progress } = verify;
+    let state = home.verify_state();
+    let options = VerifyOptions { state: Some(&state), resume, kept_head, progress };
+    let found = match identity::verify_with(&host::place(home, &config), options)? {
+        Verification::Done(found) => *found,
+        Verification::Interrupted(_) => return Ok(None),
+    };
+    // What was begun before is done with. Where that cannot be removed, it is replaced by the next one.
+    _ = fs::remove_file(&state);
+    let kept_head = kept_head
+        .zip(found.kept_head)
+        .map(|(kept, is)| KeptHeadView { head: views::head(kept), problem: is.problem(kept, found.head) });
+    Ok(Some(VerifyReport {
         identity: found.identity.to_string(),
         head: views::head(found.head),
         batches: found.batches,
@@ -174,5 +196,30 @@ pub fn verify(home: &Home, progress: &mut dyn FnMut(u64, u64)) -> Result<VerifyR
         rows: found.rows,
         elapsed_ms: started.elapsed().as_millis() as u64,
         damage: found.damage.into_iter().map(|it| Damage { place: it.place, problem: it.problem }).collect(),
+        dangling: found.dangling,
+        dangling_listed: found.dangling_listed.into_iter().map(|it| (it.from, it.to)).collect(),
+        resumed_at: found.resumed_at.map(|tid| tid.0),
+        kept_head,
+    }))
+}
+
+/// Makes the object table anew from the history, while no host runs. `progress` is told how many transactions are done, and the total.
+///
+/// # Errors
+///
+/// If a host has the identity, if the history is damaged, or if the storage fails. Then everything is as it was.
+pub fn repair(home: &Home, progress: &mut dyn FnMut(u64, u64)) -> Result<RepairReport, OpenError> {
+    let config = Config::load(home).map_err(|error| OpenError::Home { problem: error.to_string() })?;
+    if !home.history().join("data.mdb").exists() {
+        return Err(StorageError::Missing { path: home.history() }.into());
+    }
+    let _owner = OwnerLock::take(home)?;
+    let started = Instant::now();
+    let made = identity::rebuild(&host::place(home, &config), progress)?;
+    Ok(RepairReport {
+        head: views::head(made.head),
+        transactions: made.transactions,
+        objects: made.objects,
+        elapsed_ms: started.elapsed().as_millis() as u64,
     })
 }
