@@ -297,9 +297,9 @@ impl HistoryView {
             return Ok(None);
         }
         let Some((key, value)) = self.txn.seek(BATCHES, &tid.0.to_be_bytes())? else { return Ok(None) };
-        let view = self.open(key, value)?;
+        let (view, _) = self.open(key, value)?;
         if tid < view.header.first {
-            return Ok(None);
+            return Err(self.damaged(tid, "it is missing"));
         }
         look(&view).map(Some)
     }
@@ -344,14 +344,27 @@ impl HistoryView {
         item.ok_or_else(|| self.damaged(tid, "it does not have the checksum that was stored with it")).map(Some)
     }
 
-    /// Hands every batch from the one that holds `from` on to `visit`, in order, hashes checked, until it answers false.
+    /// Hands every batch from the one that holds `from` on to `visit`, in order, hashes and chain checked, until it answers false.
     pub(super) fn walk(
         &self,
         from: Tid,
         mut visit: impl FnMut(&BatchView<'_>) -> Result<bool, StorageError>,
     ) -> Result<(), StorageError> {
         let from = from.max(self.packed().tid.next());
-        self.txn.walk(BATCHES, &from.0.to_be_bytes(), |key, value| visit(&self.open(key, value)?))
+        // A damaged page of LMDB may hide records, or show old ones.
+        let mut before: Option<Head> = None;
+        self.txn.walk(BATCHES, &from.0.to_be_bytes(), |key, value| {
+            let (view, hash) = self.open(key, value)?;
+            let BatchHeader { first, last, previous, .. } = view.header;
+            match before {
+                None if first > from => return Err(self.damaged(from, "it is missing")),
+                Some(before) if first != before.tid.next() || previous != before.hash => {
+                    return Err(self.damaged(first, format!("it does not follow the record of transaction {}", before.tid)));
+                }
+                _ => before = Some(Head { tid: last, hash }),
+            }
+            visit(&view)
+        })
     }
 
     /// Does what [`walk`](Self::walk) does, and tells the hash of each record too.
@@ -381,9 +394,10 @@ impl HistoryView {
         self.env.damaged(format!("the record that holds transaction {tid}"), problem)
     }
 
-    fn open<'a>(&self, key: &[u8], value: &'a [u8]) -> Result<BatchView<'a>, StorageError> {
+    fn open<'a>(&self, key: &[u8], value: &'a [u8]) -> Result<(BatchView<'a>, RecordHash), StorageError> {
         let stored = StoredBatch::split(key, value).map_err(|problem| self.env.damaged("a history key", problem))?;
-        stored.check().map_err(|problem| self.damaged(stored.last, problem))
+        let view = stored.check().map_err(|problem| self.damaged(stored.last, problem))?;
+        Ok((view, stored.hash))
     }
 }
 
