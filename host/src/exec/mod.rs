@@ -298,7 +298,8 @@ pub struct Done {
     pub pause_us: u64,
 }
 
-/// Why a command or query was not executed. Nothing was changed and nothing was recorded.
+/// Why a command or query was not executed. Nothing was changed and nothing was recorded, but for
+/// [`StorageFailed`](Refusal::StorageFailed).
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Refusal {
     /// The queue is full.
@@ -313,8 +314,8 @@ pub enum Refusal {
         /// The storage's words.
         message: String,
     },
-    /// The storage failed, and with it the host.
-    #[error("{message}: the host has to be restarted")]
+    /// The storage failed, and with it the host. The disk may hold the transaction: the next host knows.
+    #[error("{message}: the host ends; whether this was done the next one knows, by its request id")]
     StorageFailed {
         /// The storage's words.
         message: String,

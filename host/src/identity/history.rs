@@ -359,7 +359,9 @@ impl HistoryView {
             match before {
                 None if first > from => return Err(self.damaged(from, "it is missing")),
                 Some(before) if first != before.tid.next() || previous != before.hash => {
-                    return Err(self.damaged(first, format!("it does not follow the record of transaction {}", before.tid)));
+                    return Err(
+                        self.damaged(first, format!("it does not follow the record of transaction {}", before.tid))
+                    );
                 }
                 _ => before = Some(Head { tid: last, hash }),
             }

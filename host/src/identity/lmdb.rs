@@ -172,8 +172,12 @@ impl EnvInner {
         // A live host may be about to write what is missing.
         for _ in 0..5 {
             let fail = |error| failed(&self.path, error);
-            let pages = self.environment.info().map_err(fail)?.last_pgno() as u64 + 1;
-            needed = pages * u64::from(self.environment.stat().map_err(fail)?.page_size());
+            let (info, page) =
+                (self.environment.info().map_err(fail)?, self.environment.stat().map_err(fail)?.page_size());
+            needed = (info.last_pgno() as u64).saturating_add(1).saturating_mul(page.into());
+            if needed > info.map_size() as u64 {
+                break;
+            }
             length = fs::metadata(&data).map_err(io_error)?.len();
             if length >= needed {
                 return Ok(());
