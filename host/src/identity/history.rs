@@ -350,6 +350,15 @@ impl HistoryView {
         from: Tid,
         mut visit: impl FnMut(&BatchView<'_>) -> Result<bool, StorageError>,
     ) -> Result<(), StorageError> {
+        self.walk_records(from, |_, view| visit(view))
+    }
+
+    /// Does what [`walk`](Self::walk) does, and tells the hash of each record too.
+    pub(super) fn walk_records(
+        &self,
+        from: Tid,
+        mut visit: impl FnMut(RecordHash, &BatchView<'_>) -> Result<bool, StorageError>,
+    ) -> Result<(), StorageError> {
         let from = from.max(self.packed().tid.next());
         // A damaged page of LMDB may hide records, or show old ones.
         let mut before: Option<Head> = None;
@@ -359,25 +368,12 @@ impl HistoryView {
             match before {
                 None if first > from => return Err(self.damaged(from, "it is missing")),
                 Some(before) if first != before.tid.next() || previous != before.hash => {
-                    return Err(
-                        self.damaged(first, format!("it does not follow the record of transaction {}", before.tid))
-                    );
+                    let problem = format!("it does not follow the record of transaction {}", before.tid);
+                    return Err(self.damaged(first, problem));
                 }
                 _ => before = Some(Head { tid: last, hash }),
             }
-            visit(&view)
-        })
-    }
-
-    /// Does what [`walk`](Self::walk) does, and tells the hash of each record too.
-    pub(super) fn walk_records(
-        &self,
-        from: Tid,
-        mut visit: impl FnMut(RecordHash, &BatchView<'_>) -> Result<bool, StorageError>,
-    ) -> Result<(), StorageError> {
-        self.txn.walk(BATCHES, &from.0.to_be_bytes(), |key, value| {
-            let hash = StoredBatch::split(key, value).map(|stored| stored.hash).unwrap_or_default();
-            visit(hash, &self.open(key, value)?)
+            visit(hash, &view)
         })
     }
 
