@@ -273,3 +273,22 @@ fn a_delivery_is_rehearsed_as_any_message() {
     settle(&mut client);
     assert_eq!(rung(&mut client, "bell").last(), Some(&9));
 }
+
+/// Taking a delivery back takes back what it did, and does not do it again.
+#[test]
+fn an_undone_delivery_is_not_delivered_again() {
+    let (home, host) = start("");
+    let mut client = host.client();
+    client.create("clock.Bell", "bell");
+    let once = post(&mut client, "bell", 7, json!({}));
+    settle(&mut client);
+    let delivery = home.transactions("ring")[0]["tid"].as_u64().unwrap();
+    home.run(&["undo", &delivery.to_string()]);
+    assert_eq!((count(&mut client, "waiting"), count(&mut client, "set_aside")), (0, 1));
+    assert_eq!(rung(&mut client, "bell"), [0_i64; 0]);
+    home.run(&["messages", "retry", &once.to_string()]);
+    settle(&mut client);
+    assert_eq!(rung(&mut client, "bell"), [7]);
+    host.stop();
+    home.verify();
+}

@@ -67,6 +67,10 @@ const CHECKPOINT_PART: u64 = 4;
 /// How often readers that keep old pages in use are looked for, at least.
 const LET_GO_INTERVAL: Duration = Duration::from_secs(1);
 
+/// How long the object table may stay behind while there is always something to do: an index that was made is begun with a
+/// checkpoint.
+const TABLE_AGE_MAX: Duration = Duration::from_secs(5);
+
 /// How many rows one step of making or dropping an index goes through: milliseconds for which a checkpoint may have to wait.
 const INDEX_STEP_ROWS: usize = 10_000;
 
@@ -107,6 +111,7 @@ pub(super) fn start(
         upgrades: start.upgrades.clone(),
         inbox: inbox.clone(),
         messages_left: 0,
+        checkpointed: Instant::now(),
         stopping: false,
         sweeping: None,
     };
@@ -181,6 +186,8 @@ struct Executor {
     inbox: Arc<Inbox>,
     /// How many more may come to wait, about.
     messages_left: u64,
+    /// When the table was last to be brought up to date.
+    checkpointed: Instant,
     stopping: bool,
     /// The collection under way.
     sweeping: Option<Box<Sweeping>>,
@@ -309,6 +316,9 @@ impl Executor {
 
     /// Gives the open batch to the committer, which has to be ready.
     fn close_batch(&mut self) {
+        if self.checkpointed.elapsed() >= TABLE_AGE_MAX {
+            self.checkpoint();
+        }
         self.committer = None;
         self.writer.reader().refresh();
         let room = Vec::with_capacity(self.answers.len());
@@ -370,6 +380,7 @@ impl Executor {
 
     /// Has the object table brought up to date, unless that is being done.
     fn checkpoint(&mut self) {
+        self.checkpointed = Instant::now();
         let settings = &self.config.identity;
         let keep = Keep { objects: settings.cache_objects_max, bytes: settings.cache_bytes_max };
         if let Some(plan) = self.writer.plan_checkpoint(request_memory(settings), keep) {

@@ -193,6 +193,22 @@ impl Message {
     }
 }
 
+/// An object as an undo brings it back. A message that is past due is not delivered again for that: one that repeats waits for its
+/// next time, another one is set aside.
+pub(super) fn restored(record: Arc<ObjectRecord>, time_us: u64) -> Arc<ObjectRecord> {
+    let Ok(Some(message)) = Message::read(&record) else { return record };
+    if message.due_us().is_none_or(|due_us| due_us > time_us) {
+        return record;
+    }
+    let undone = || RecordedFailure {
+        code: FailureCode::REFUSED.name().to_owned(),
+        kind: "undone".to_owned(),
+        message: "an undo brought it back when it was past due".to_owned(),
+    };
+    let set_aside = |message| Message { state: MessageState::SetAside(time_us), error: Some(undone()), ..message };
+    Arc::new(message.clone().delivered(time_us).unwrap_or_else(|| set_aside(message)).record())
+}
+
 /// A failure as a value.
 pub(super) fn describe(error: &RecordedFailure) -> Value {
     let entries = [("code", &error.code), ("kind", &error.kind), ("message", &error.message)];

@@ -37,6 +37,8 @@ const UNDOABLE: &[&str] = &[
     "theseus.collect",
     "theseus.import",
     "theseus.undo",
+    "theseus.post",
+    "theseus.cancel",
 ];
 
 /// Why transactions cannot be undone. Nothing was changed.

@@ -121,7 +121,7 @@ fn check_names(manifest: &Manifest) -> Result<(), Refusal> {
         return Err(Refusal::BadName {
             what: "plugin",
             name: shorten(&manifest.name),
-            rule: "begin with a lower-case letter; go on with lower-case letters, digits, _ and -; at most 128 in all",
+            rule: "begin with a lower-case letter; go on with lower-case letters, digits, _ and -; at most 128 in all, and not `theseus`",
         });
     }
     let mut seen = BTreeSet::new();
@@ -140,9 +140,13 @@ fn check_names(manifest: &Manifest) -> Result<(), Refusal> {
     Ok(())
 }
 
+/// What the behaviours of the host's own objects begin with.
+const HOSTS_OWN: &str = "theseus";
+
 fn is_plugin_name(name: &str) -> bool {
     let is_rest = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_' || byte == b'-';
     name.len() <= NAME_BYTES_MAX
+        && name != HOSTS_OWN
         && name.bytes().next().is_some_and(|first| first.is_ascii_lowercase())
         && name.bytes().all(is_rest)
 }

@@ -27,6 +27,7 @@ pub(crate) fn lead(home: &Home) {
         client.create("counter.Counter", &format!("counter-{number}"));
     }
     accounts(&mut client);
+    messages(home, &mut client);
     client.call("visits", "increment", &json!([1000]));
     home.run(&["undo", &home.tid().to_string()]);
     host.stop();
@@ -50,6 +51,21 @@ fn names(home: &Home, client: &mut Client) {
         client.create("counter.Counter", "again");
         home.run(&["delete", "again"]);
     }
+}
+
+/// Messages that wait, are cancelled and fail, and indexes.
+fn messages(home: &Home, client: &mut Client) {
+    let later = |home: &Home| home.json(&["post", "visits", "increment", "1", "--in", "1h"])["id"].to_string();
+    home.run(&["messages", "cancel", &later(home)]);
+    later(home);
+    home.run(&["post", "visits", "no_such_method"]);
+    until("a message is set aside", || client.get("/v1/status").ok()["messages"]["set_aside"] == 1);
+    let failed = home.json(&["messages", "list", "--set-aside"])["messages"][0]["id"].to_string();
+    home.run(&["messages", "retry", &failed]);
+    until("it is set aside again", || client.get("/v1/status").ok()["messages"]["set_aside"] == 1);
+    home.run(&["index", "create", "counter.Counter", "count"]);
+    home.run(&["index", "create", "ledger.Account", "balance"]);
+    home.run(&["index", "drop", "ledger.Account", "balance"]);
 }
 
 /// Commands that fail are in the history too.

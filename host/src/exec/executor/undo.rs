@@ -7,7 +7,7 @@ use theseus_value::Value;
 
 use super::{Executed, Executor, Recording};
 use crate::{
-    exec::{Refusal, now_us, state::storage},
+    exec::{Refusal, messages, now_us, state::storage},
     identity::{ObjectRecord, Outcome, Tid, UndoPlan, UndoRefusal, is_hosts_own},
 };
 
@@ -88,7 +88,7 @@ impl Executor {
     fn restore(&mut self, plan: UndoPlan, time_us: u64) -> Result<(), Failure> {
         let mut turn = self.turn(time_us, 0);
         for (object, restored) in plan.objects {
-            turn.restore(object, restored.record)?;
+            turn.restore(object, restored.record.map(|record| messages::restored(record, time_us)))?;
         }
         plan.names.into_iter().try_for_each(|(name, restored)| turn.restore_name(name, restored.record))
     }
