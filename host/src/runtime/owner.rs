@@ -19,6 +19,10 @@ use crate::home::Home;
 /// How long a start waits for commands that read.
 const READERS: Duration = Duration::from_secs(10);
 
+/// How long it waits for whoever has the lock for himself. A host that was killed while it started another process leaves that with its
+/// lock, until it has begun.
+const LEFT_BEHIND: Duration = Duration::from_secs(2);
+
 /// How often it looks.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
@@ -47,13 +51,14 @@ pub enum OwnerError {
 }
 
 impl OwnerLock {
-    /// Takes the lock for oneself, or says at once that a host has it. Waits a while for commands that read.
+    /// Takes the lock for oneself, or says that a host has it. Waits a while for commands that read, and for what a host that was killed left behind.
     pub(super) fn take(home: &Home) -> Result<OwnerLock, OwnerError> {
         let lock = OwnerLock::open(home)?;
-        let until = Instant::now() + READERS;
+        let since = Instant::now();
         while !lock.get(home, FlockOperation::NonBlockingLockExclusive)? {
             // It can be shared if nobody has it for himself.
-            if !lock.get(home, FlockOperation::NonBlockingLockShared)? || Instant::now() >= until {
+            let is_shared = lock.get(home, FlockOperation::NonBlockingLockShared)?;
+            if since.elapsed() >= if is_shared { READERS } else { LEFT_BEHIND } {
                 return Err(OwnerError::Owned { path: home.owner_lock() });
             }
             lock.get(home, FlockOperation::NonBlockingUnlock)?;

@@ -1,4 +1,4 @@
-//! What an operator does while the host is killed: plugins are swapped without a pause.
+//! What an operator does while the host is killed: plugins are swapped without a pause, and now and then the history is packed.
 
 use std::{
     path::PathBuf,
@@ -12,13 +12,17 @@ use serde_json::json;
 
 use super::{Crash, PATIENCE, dice::Dice};
 use crate::{
-    api::Host,
+    api::{ApiError, Host},
     swaps::{
         SwapsError,
         bench::{absolute, altered_copy},
     },
 };
 
+/// One turn in so many packs the history, once it has more transactions than it keeps.
+const PACK_EVERY: usize = 10;
+/// How many transactions a pack keeps.
+const PACK_KEEPS: u64 = 400;
 /// The longest rest between two doings, in milliseconds.
 const REST_MS_MAX: u64 = 150;
 
@@ -35,6 +39,8 @@ pub(super) struct Operator {
 pub struct Operated {
     /// Swaps that were answered.
     pub swaps: u64,
+    /// Packs that were answered.
+    pub packs: u64,
     /// Requests that were sent again because the host was killed meanwhile.
     pub broken: u64,
 }
@@ -67,6 +73,9 @@ impl Operator {
         while !stop.load(Ordering::Acquire) {
             thread::sleep(Duration::from_millis(dice.roll(REST_MS_MAX)));
             turn += 1;
+            if turn % PACK_EVERY == 0 {
+                operated.packs += u64::from(pack(&mut host)?);
+            }
             // Sent again after a crash; if the first one was committed, there is nothing left to do.
             host.post("/v1/swap", &json!({ "paths": [&self.counters[turn % 2]] }))?;
             operated.swaps += 1;
@@ -80,6 +89,22 @@ impl Operator {
         }
         operated.broken = host.attempts().broken;
         Ok(operated)
+    }
+}
+
+/// Packs what is old away; false if there is not enough of it.
+fn pack(host: &mut Host) -> Result<bool, SwapsError> {
+    let status = host.get("/v1/status")?;
+    let tid = status["tid"].as_u64().ok_or(SwapsError::Missing { field: "tid", document: status })?;
+    let before = tid.saturating_sub(PACK_KEEPS);
+    if before < PACK_KEEPS {
+        return Ok(false);
+    }
+    match host.post("/v1/pack", &json!({ "before": before })) {
+        Ok(_) => Ok(true),
+        // The one before was killed and goes on by itself, or had come further than it had time to say.
+        Err(ApiError::Problem(problem)) if problem.status < 500 => Ok(false),
+        Err(error) => Err(error.into()),
     }
 }
 
