@@ -179,6 +179,7 @@ mod tests {
             history_bytes_max: 256 << 30,
             objects_bytes: 10 * MB,
             objects_bytes_max: 64 << 30,
+            base_bytes: 0,
             disk_free_bytes: 50 << 30,
             disk_bytes: 100 << 30,
         }

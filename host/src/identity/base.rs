@@ -87,14 +87,15 @@ pub struct Base {
     table: Table,
     mark: BaseMark,
     objects: u64,
+    next_object: u64,
 }
 
 impl Base {
     /// Opens the base that `mark` names.
     pub(super) fn open(bases: &Path, mark: BaseMark, map_bytes: usize) -> Result<Base, StorageError> {
         let table = Table::open(&folder(bases, mark.head.tid), map_bytes, false, true)?;
-        let objects = table.read()?.reached()?.census.values().sum();
-        Ok(Base { table, mark, objects })
+        let reached = table.read()?.reached()?;
+        Ok(Base { table, mark, objects: reached.census.values().sum(), next_object: reached.next_object })
     }
 
     /// How many objects there were.
@@ -105,6 +106,16 @@ impl Base {
     /// What names it.
     pub fn mark(&self) -> BaseMark {
         self.mark
+    }
+
+    /// The id that the next new object got after it.
+    pub(super) fn next_object(&self) -> u64 {
+        self.next_object
+    }
+
+    /// How many bytes it takes.
+    pub(super) fn bytes(&self) -> Result<u64, StorageError> {
+        Ok(self.table.usage()?.used_bytes)
     }
 
     /// Its rows: those that the object table had.
@@ -172,8 +183,8 @@ impl BaseBuilder {
         self.add(db, &[row])?;
         let digest = BaseDigest(*self.hasher.finalize().as_bytes());
         let table = self.table.take().expect("it is taken here only");
-        let objects = reached.census.values().sum();
-        Ok(Base { table, mark: BaseMark { head: self.head, digest }, objects })
+        let (objects, next_object) = (reached.census.values().sum(), reached.next_object);
+        Ok(Base { table, mark: BaseMark { head: self.head, digest }, objects, next_object })
     }
 }
 

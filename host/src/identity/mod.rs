@@ -458,6 +458,11 @@ impl Identity {
         self.history.read()?.hash_at(tid)
     }
 
+    /// The id that the next new object got after the last transaction that was packed away; the first of all if none was.
+    pub fn next_object_when_packed(&self) -> u64 {
+        self.history.base().map_or(Reached::start().next_object, |base| base.next_object())
+    }
+
     /// An error about the record that holds a transaction.
     pub fn damaged(&self, tid: Tid, problem: impl Into<String>) -> StorageError {
         match self.history.read() {

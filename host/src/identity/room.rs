@@ -13,6 +13,8 @@ pub struct Room {
     pub objects_bytes: u64,
     /// The most that the object table can take.
     pub objects_bytes_max: u64,
+    /// The base of a history that was packed.
+    pub base_bytes: u64,
     /// Free on the file system, for a user like the host's.
     pub disk_free_bytes: u64,
     /// The size of the file system.
@@ -22,7 +24,7 @@ pub struct Room {
 impl Room {
     /// What the identity takes up.
     pub fn taken_bytes(&self) -> u64 {
-        self.history_bytes + self.objects_bytes
+        self.history_bytes + self.objects_bytes + self.base_bytes
     }
 }
 
@@ -34,12 +36,14 @@ impl Identity {
     /// If the storage or the system does not say.
     pub fn room(&self) -> Result<Room, StorageError> {
         let (history, objects) = (self.history.usage()?, self.table.usage()?);
+        let base_bytes = self.history.base().map_or(Ok(0), |base| base.bytes())?;
         let (disk_free_bytes, disk_bytes) = self.history.disk()?;
         Ok(Room {
             history_bytes: history.used_bytes,
             history_bytes_max: history.map_bytes,
             objects_bytes: objects.used_bytes,
             objects_bytes_max: objects.map_bytes,
+            base_bytes,
             disk_free_bytes,
             disk_bytes,
         })

@@ -42,6 +42,22 @@ pub(crate) fn lead(home: &Home) {
     assert_eq!(home.json(&["get", "visits"])["id"], visits);
 }
 
+/// Packs the history of a home that was led, twice, and goes on a little.
+pub(crate) fn pack(home: &Home) {
+    let host = Host::start(home);
+    let mut client = host.client();
+    for part in [2, 1] {
+        home.run(&["pack", "--before", &(home.tid() - home.tid() * part / 4).to_string()]);
+        for _ in 0..9 {
+            client.call("visits", "increment", &json!([1]));
+            home.run(&["clone", "counter-1", "again"]);
+            home.run(&["delete", "again"]);
+        }
+    }
+    until("the object table to come up", || client.get("/metrics").text().contains("theseus_table_lag 0"));
+    host.stop();
+}
+
 /// Names that come, go and come again.
 fn names(home: &Home, client: &mut Client) {
     home.run(&["clone", "visits", "copy"]);

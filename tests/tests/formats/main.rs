@@ -34,8 +34,27 @@ fn a_reader_written_from_the_document_reads_a_real_home() {
     // Nothing is described that does not exist: every note that the document knows was met.
     let met: BTreeSet<&str> = reader.methods.iter().map(String::as_str).collect();
     let described: BTreeSet<&str> = rules.names().filter(|name| name.starts_with("theseus.")).collect();
+    let met = &met | &BTreeSet::from(["theseus.pack"]);
     let unmet: Vec<_> = described.difference(&met).filter(|name| !life::RARE.contains(name)).collect();
     assert!(unmet.is_empty(), "the home has seen no {unmet:?}");
+}
+
+/// The same after the history was packed: what is there stands on a base.
+#[test]
+fn the_reader_reads_a_packed_home() {
+    let document = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/formats.md")).unwrap();
+    let rules = Rules::of(&document);
+    let home = Home::new();
+    life::lead(&home);
+    life::pack(&home);
+    let reader = Reader::read(&home, &rules);
+    assert!(reader.first > 1, "it was packed");
+    assert!(reader.methods.contains("theseus.pack"));
+    assert_eq!(home.json(&["status"])["head"], hex(&reader.head.1));
+    reader.check_table(&home, &rules);
+    check_objects(&home, &reader);
+    check_names(&home, &reader);
+    check_the_past(&home, &reader);
 }
 
 /// Every object as the command line shows it.

@@ -12,6 +12,9 @@ use twox_hash::XxHash3_64;
 
 use crate::{cddl::Rules, hex};
 
+/// The databases of the object table.
+const NUMBERED: [&str; 6] = ["objects", "names", "requests", "recent", "meta", "secondary"];
+
 /// What has versions.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) enum Key {
@@ -34,7 +37,7 @@ pub(crate) struct Version {
 pub(crate) struct Reader {
     /// In hexadecimal.
     pub(crate) identity: String,
-    /// The first transaction that is there.
+    /// The first transaction as of which everything can be told.
     pub(crate) first: u64,
     /// The last transaction and the hash of its record.
     pub(crate) head: (u64, [u8; 32]),
@@ -57,11 +60,74 @@ impl Reader {
             versions: BTreeMap::new(),
             methods: BTreeSet::new(),
         };
+        if let Some(mark) = meta.get(&b"base"[..]) {
+            reader.base(home, rules, unsealed(1, b"base", mark));
+        }
         for (key, value) in databases.remove("batches").unwrap() {
-            reader.batch(rules, u64::from_be_bytes(key.try_into().unwrap()), &value);
+            let last = u64::from_be_bytes(key.try_into().unwrap());
+            // What was packed away may still be there.
+            if last >= reader.first {
+                reader.batch(rules, last, &value);
+            }
         }
         assert!(databases.is_empty(), "not described: {:?}", databases.keys());
         reader
+    }
+
+    /// Begins with the base.
+    fn base(&mut self, home: &Home, rules: &Rules, mark: &[u8]) {
+        let mark = rules.check("base-mark", mark);
+        let fields = mark.as_array().unwrap();
+        let number = |value: &Value| u64::try_from(value.as_integer().unwrap()).unwrap();
+        let before = number(&fields[0]);
+        let tables = databases(&home.file(&format!("identity/base/{before}")));
+        let mut hasher = blake3::Hasher::new();
+        for (db, name) in (0..).zip(NUMBERED) {
+            for (key, value) in &tables[name] {
+                for part in [key, value] {
+                    hasher.update(&u32::try_from(part.len()).unwrap().to_le_bytes()).update(part);
+                }
+                let body = unsealed(db, key, value);
+                let key = match name {
+                    "objects" => Key::Object(u64::from_be_bytes(key[..].try_into().unwrap())),
+                    "names" => Key::Name(String::from_utf8(key.clone()).unwrap()),
+                    "requests" => continue,
+                    _ => {
+                        assert_eq!((name, &key[..]), ("meta", &b"reached"[..]));
+                        assert_eq!(number(&rules.check("reached-note", body).as_array().unwrap()[0]), before);
+                        continue;
+                    }
+                };
+                let row = rules.check(&format!("{name}-row"), body);
+                self.base_row(key, row.as_array().unwrap());
+            }
+        }
+        assert_eq!(hasher.finalize().as_bytes()[..], fields[2].as_bytes().unwrap()[..], "the digest of the base");
+        let head = fields[1].as_bytes().unwrap()[..].try_into().unwrap();
+        (self.first, self.head) = (before, (before, head));
+    }
+
+    /// Takes a version from the base. Of those before it only the transactions are known that it points to.
+    fn base_row(&mut self, key: Key, row: &[Value]) {
+        let numbers = |value: &Value| u64::try_from(value.as_integer().unwrap()).unwrap();
+        let [tid, number, previous] = [0, 1, 2].map(|place: usize| numbers(&row[place]));
+        let gone = Version { tid: 0, number: 0, previous: 0, jump: 0, content: None };
+        let mut versions = vec![gone; number as usize];
+        let (mut at, mut jump) = (jump_number(number), 0);
+        for (place, spine) in row[3].as_array().unwrap().iter().map(numbers).enumerate() {
+            versions[at as usize - 1].tid = spine;
+            jump = if place == 0 { spine } else { jump };
+            at = jump_number(at);
+        }
+        assert_eq!(at, 0, "the spine of {key:?} has all jumps");
+        if number > 1 {
+            let before = &mut versions[number as usize - 2].tid;
+            assert!([0, previous].contains(before), "{key:?}");
+            *before = previous;
+        }
+        let content = (!row[4].is_null()).then(|| row[4].clone());
+        *versions.last_mut().unwrap() = Version { tid, number, previous, jump, content };
+        self.versions.insert(key, versions);
     }
 
     fn batch(&mut self, rules: &Rules, last: u64, value: &[u8]) {
@@ -136,16 +202,12 @@ impl Reader {
 
     /// Checks the object table, which is as of its own transaction.
     pub(crate) fn check_table(&self, home: &Home, rules: &Rules) {
-        const NUMBERED: [&str; 6] = ["objects", "names", "requests", "recent", "meta", "secondary"];
-
         let tables = databases(&home.file("identity/objects"));
         assert_eq!(tables.keys().map(String::as_str).collect::<BTreeSet<_>>(), BTreeSet::from(NUMBERED));
         let mut bodies: BTreeMap<&str, BTreeMap<&[u8], Value>> = BTreeMap::new();
         for (number, name) in (0..).zip(NUMBERED) {
             for (key, value) in &tables[name] {
-                let (seal, body) = value.split_first_chunk::<8>().unwrap();
-                let seed = XxHash3_64::oneshot_with_seed(number, key);
-                assert_eq!(little(seal), XxHash3_64::oneshot_with_seed(seed, body), "a seal in {name}");
+                let body = unsealed(number, key, value);
                 if name == "secondary" {
                     assert!(body.is_empty(), "a row of an index has only a key");
                     continue;
@@ -219,6 +281,14 @@ fn jump_number(number: u64) -> u64 {
         rest -= last;
     }
     number - last
+}
+
+/// The body of a value, whose seal has to be right.
+fn unsealed<'a>(database: u64, key: &[u8], value: &'a [u8]) -> &'a [u8] {
+    let (seal, body) = value.split_first_chunk::<8>().unwrap();
+    let seed = XxHash3_64::oneshot_with_seed(database, key);
+    assert_eq!(little(seal), XxHash3_64::oneshot_with_seed(seed, body), "a seal in database {database}");
+    body
 }
 
 fn little(bytes: &[u8]) -> u64 {

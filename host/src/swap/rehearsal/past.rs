@@ -185,7 +185,7 @@ fn next_object(identity: &Identity, tid: Tid, most: u64) -> Result<Option<u64>, 
         looked_at += 1;
         Ok(next.is_none() && looked_at < most)
     })?;
-    Ok(next.or((looked_at < most).then_some(1)))
+    Ok(next.or((looked_at < most).then(|| identity.next_object_when_packed())))
 }
 
 /// Whether a write made its object, which got its id from the row.
