@@ -109,6 +109,11 @@ fn in_a_child(home: &Home) -> Result<(), Fault> {
         (Some(0), _) => Ok(()),
         // The child has said what is wrong.
         (Some(code), _) => Err(Fault::Shown(Exit::of(code))),
+        (None, Some(libc::SIGKILL)) => {
+            let message = "the reader was killed: by somebody, or because it was stopped for longer than identity.view_ms_max in the midst \
+                           of a view of the files, which would have let them grow; nothing was found out";
+            Err(Fault::failed("interrupted", message))
+        }
         (None, signal) => {
             let message = format!(
                 "{} is damaged so badly that reading it ended the reader (signal {}): restore a backup, or if it is the objects \

@@ -2,13 +2,16 @@
 //!
 //! Pages that a view shows are not used again, so a reader that is stopped in the midst of one - by Ctrl-Z, by a debugger, by a terminal
 //! that nobody reads - would let the host's files grow for as long as it is stopped. A stopped process cannot end its view, and nobody else
-//! can. So the kernel ends the process: a timer that sends SIGKILL is set when a view begins, and taken away when none is left. The host then
+//! can. So the kernel ends the process: a timer that sends SIGKILL is set when a view begins and as it is read, and taken away when none is left. The host then
 //! finds that the reader is gone, and frees its slot.
 
 #![allow(unsafe_code, reason = "timers of the system: each call gets pointers to values that outlive it")]
 
 use std::{
-    sync::{Mutex, PoisonError},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
     time::Duration,
 };
 
@@ -29,6 +32,20 @@ pub fn limit_views(limit: Duration) {
     leases.limit = limit;
     if leases.timer.is_none() {
         leases.timer = Timer::new();
+    }
+}
+
+/// Shows that the process goes on: whoever reads much in one view is not stopped.
+pub(super) fn touch() {
+    /// How many reads there are between two settings of the timer, which is a call of the system.
+    const READS: u32 = 256;
+    static READS_DONE: AtomicU32 = AtomicU32::new(0);
+
+    if READS_DONE.fetch_add(1, Ordering::Relaxed).is_multiple_of(READS) {
+        let leases = LEASES.lock().unwrap_or_else(PoisonError::into_inner);
+        if leases.open > 0 {
+            leases.set(leases.limit);
+        }
     }
 }
 

@@ -31,7 +31,7 @@ use lmdb_sys::{MDB_FIRST, MDB_LAST, MDB_NEXT, MDB_PREV, MDB_SET_RANGE};
 
 use super::{
     fault::{Inside, Watch},
-    lease::Lease,
+    lease::{self, Lease},
 };
 
 use super::Tid;
@@ -350,6 +350,9 @@ impl Env {
 
     /// To be held while LMDB is called.
     fn enter(&self) -> Inside {
+        if self.0.read_only {
+            lease::touch();
+        }
         self.0.watch.enter()
     }
 

@@ -34,11 +34,13 @@ const UNDOABLE: &[&str] = &[
     "theseus.derive",
     "theseus.delete",
     "theseus.parents",
+    "theseus.post",
+    "theseus.cancel",
+    "theseus.retry",
+    "theseus.delivery_failed",
     "theseus.collect",
     "theseus.import",
     "theseus.undo",
-    "theseus.post",
-    "theseus.cancel",
 ];
 
 /// Why transactions cannot be undone. Nothing was changed.
