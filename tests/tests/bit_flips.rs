@@ -24,7 +24,7 @@ const SETTINGS: &str = "[identity]\ntail_transactions_max = 40\n[plugins]\nproba
 const OBJECTS: u64 = 300;
 
 fn flips() -> u64 {
-    env::var("THESEUS_FLIPS").map_or(14, |number| number.parse().unwrap())
+    env::var("THESEUS_FLIPS").map_or(12, |number| number.parse().unwrap())
 }
 
 /// A folder in memory, if there is such a thing.

@@ -43,7 +43,7 @@ const CLIENTS: usize = 3;
 
 /// How many images are made of one recording.
 fn images() -> u64 {
-    env::var("THESEUS_IMAGES").map_or(180, |number| number.parse().unwrap())
+    env::var("THESEUS_IMAGES").map_or(120, |number| number.parse().unwrap())
 }
 
 /// A folder in memory, if there is such a thing.

@@ -62,7 +62,7 @@ impl Watch {
         INSTALL.call_once(install);
         let message = Box::into_raw(Box::new(format!(
             "theseus: identity_damaged: {} cannot be read: its disk fails, or its pages are damaged; the process ends before it \
-             gives a wrong answer. `theseus verify` says what is damaged: restore a backup, or have the objects made again\n",
+             gives a wrong answer. `theseus verify` says what is damaged; `theseus repair` makes the objects again, `theseus restore` takes a backup\n",
             folder.join("data.mdb").display()
         )));
         let free = |slot: &&Slot| {
