@@ -55,7 +55,7 @@ fn copy(from: &Path, to: &Path) {
 
 #[test]
 fn a_backup_under_load_restores_to_the_same_head() {
-    let home = Home::with_settings(SETTINGS);
+    let home = Home::with_settings(&SETTINGS.replace("20000", "1000"));
     let host = Host::start(&home);
     home.swap(&[&artifacts::plugin("counter")]);
     host.client().create("counter.Counter", "visits");
@@ -273,4 +273,72 @@ fn an_interrupted_backup_is_the_one_before_it() {
     let (again, output) = restore(&backup, &[]);
     assert_eq!(home::document(&output.succeeded())["head"], taken["head"]);
     again.verify();
+}
+
+#[test]
+fn a_packed_history_is_backed_up_with_its_base() {
+    let home = Home::new();
+    let host = Host::start(&home);
+    home.swap(&[&artifacts::plugin("counter")]);
+    let mut client = host.client();
+    client.create("counter.Counter", "visits");
+    let increment = |client: &mut theseus_tests::Client, times: u64| {
+        for _ in 0..times {
+            client.call("visits", "increment", &json!([1]));
+        }
+    };
+    let folders = ["early", "before", "after"].map(|name| home.beside(name));
+    let [early, before, after] = folders.each_ref().map(|folder| text(folder));
+    home.run(&["backup", "--to", early]);
+    increment(&mut client, 30);
+    home.run(&["backup", "--to", before]);
+    let packed = home.json(&["pack", "--before", &(home.tid() - 5).to_string()]);
+    increment(&mut client, 10);
+
+    // What the first one lacks has gone; the second one has it still; a new one begins with the base.
+    let message = home.cli(&["backup", "--to", early]).failed(4);
+    assert!(message.contains("backup_refused") && message.contains("was packed"), "{message}");
+    let added = home.json(&["backup", "--to", before]);
+    assert_eq!(added["full"], false);
+    let begun = home.json(&["backup", "--to", after]);
+    let start = begun["since"].as_u64().unwrap();
+    assert!(begun["full"] == true && start > 0, "{begun} after {packed}");
+    increment(&mut client, 10);
+    home.run(&["backup", "--to", after]);
+    host.stop();
+    let last = home.json(&["backup", "--to", after]);
+    home.run(&["backup", "--to", before]);
+    for folder in [before, after] {
+        home.run(&["backup", "--check", folder]);
+        let (again, output) = restore(Path::new(folder), &[]);
+        assert_eq!(home::document(&output.succeeded())["head"], last["head"]);
+        assert_eq!(again.verify()["head"], last["head"]);
+        assert_eq!(again.run(&["export"]), home.run(&["export"]));
+        let host = Host::start(&again);
+        increment(&mut host.client(), 1);
+        host.stop();
+        again.verify();
+    }
+    let (again, output) = restore(Path::new(after), &["--to", &start.to_string()]);
+    assert!(output.failed(1).contains("no_such_transaction"));
+    assert_empty(&again);
+    let (again, output) = restore(Path::new(after), &["--to", &(start + 1).to_string()]);
+    output.succeeded();
+    again.verify();
+
+    let base = fs::read_dir(after).unwrap().map(|entry| entry.unwrap().path());
+    let base = base.filter(|path| path.extension().is_some_and(|it| it == "base")).collect::<Vec<_>>().remove(0);
+    let (whole, mut dice) = (fs::read(&base).unwrap(), Dice(0xba5e));
+    let name = base.file_name().unwrap().to_str().unwrap();
+    for _ in 0..10 {
+        let bit = dice.roll(whole.len() as u64 * 8) as usize;
+        let mut flipped = whole.clone();
+        flipped[bit / 8] ^= 1 << (bit % 8);
+        fs::write(&base, &flipped).unwrap();
+        assert_refused(&home, Path::new(after), &format!("bit {bit} of the base flipped"), &[name]);
+        fs::write(&base, &whole[..dice.roll(whole.len() as u64) as usize]).unwrap();
+        assert_refused(&home, Path::new(after), "the base cut off", &[name]);
+    }
+    fs::remove_file(&base).unwrap();
+    assert_refused(&home, Path::new(after), "the base missing", &[name]);
 }

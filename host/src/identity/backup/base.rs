@@ -222,13 +222,15 @@ pub(super) fn glance(source: &Path, entry: &BaseEntry) -> Result<(), BackupError
     Err(BackupError::damaged(&path, "its end", format!("it has {length} bytes, {} were written", entry.bytes)))
 }
 
-/// Puts the base of a backup into its place; answers what names it.
+/// Puts the base of a backup into its place; answers what names it. It is read twice: what is wrong with it is known before any of it is
+/// given to the storage.
 pub(super) fn put(
     source: &Path,
     entry: &BaseEntry,
     identity: IdentityId,
     place: &Place,
 ) -> Result<BaseMark, BackupError> {
+    read(source, entry, identity, |_, _, _| Ok(()))?;
     let table = Table::open(&folder(&place.bases, entry.tid), place.objects_bytes_max, true, false)?;
     let (mut rows, mut bytes, mut of) = (Vec::<OwnedEntry>::new(), 0, Db(0));
     let add = |of: Db, rows: Vec<OwnedEntry>| -> Result<(), StorageError> {
