@@ -90,6 +90,8 @@ pub struct CrashReport {
     pub operated: Operated,
     /// How often the whole identity was verified.
     pub verified: u64,
+    /// How often the head that was verified before was proven to be part of the history.
+    pub continued: u64,
     /// Transactions of the history at the end.
     pub transactions: u64,
     /// Seconds.
@@ -98,7 +100,7 @@ pub struct CrashReport {
     pub rounds_per_s: f64,
     /// The head that was verified last, which each later one has to continue.
     #[serde(skip)]
-    head: Option<String>,
+    head: Option<(u64, String)>,
     /// What the shared counters were compared with.
     pub counters: Comparison,
     /// Everything that is not as it should be; empty if all is.
@@ -112,6 +114,8 @@ struct Shared {
     /// Distinguishes the request ids of this run.
     run: String,
     counters: Vec<Counter>,
+    /// Up to which transaction the history was packed, or is about to be.
+    packed_tid: AtomicU64,
     /// The greatest transaction that was answered.
     answered_tid: AtomicU64,
     /// Every request id that was answered, and its transaction. A lock because all clients add to what is compared at the end.
@@ -145,7 +149,7 @@ pub fn run(crash: &Crash) -> Result<CrashReport, SwapsError> {
         .collect();
     let operating = {
         let (shared, dice) = (Arc::clone(&shared), Dice::new(crash.seed ^ 0x0bad_5eed));
-        thread::spawn(move || operator.work(&shared.stop, dice))
+        thread::spawn(move || operator.work(&shared, dice))
     };
     let started = Instant::now();
     let mut report = CrashReport::default();
@@ -181,8 +185,9 @@ fn prepare(operator: &Operator, vessel: &Vessel) -> Result<Shared, SwapsError> {
         let arguments = json!({ "name": account_of(number as u64), "initial": OPENING_BALANCE });
         host.call("ledger", "open", &arguments, &format!("{run}-account-{number}"))?;
     }
-    let (answered_tid, answered, stop) = (AtomicU64::new(0), Mutex::default(), AtomicBool::new(false));
-    Ok(Shared { socket: vessel.socket(), run, counters, answered_tid, answered, stop })
+    let (packed_tid, answered_tid, answered) = (AtomicU64::new(0), AtomicU64::new(0), Mutex::default());
+    let (socket, stop) = (vessel.socket(), AtomicBool::new(false));
+    Ok(Shared { socket, run, counters, packed_tid, answered_tid, answered, stop })
 }
 
 fn account_of(number: u64) -> String {
@@ -231,10 +236,16 @@ fn crash_all(crash: &Crash, vessel: &mut Vessel, shared: &Shared, report: &mut C
 fn verify(vessel: &Vessel, shared: &Shared, report: &mut CrashReport) -> Result<(), SwapsError> {
     let answered = shared.answered_tid.load(Ordering::Acquire);
     let mut arguments = vec!["verify"];
-    arguments.extend(report.head.as_deref().map(|head| ["--head", head]).into_iter().flatten());
+    // Of what was packed away, a history cannot tell.
+    let packed = shared.packed_tid.load(Ordering::Acquire);
+    if let Some((_, head)) = report.head.as_ref().filter(|(tid, _)| *tid > packed) {
+        arguments.extend(["--head", head]);
+        report.continued += 1;
+    }
     let found = vessel.theseus().json(&arguments)?;
     report.verified += 1;
-    report.head = found["head"].as_str().map(|hash| format!("{}:{hash}", found["tid"]));
+    let head = found["head"].as_str().map(|hash| format!("{}:{hash}", found["tid"]));
+    report.head = head.map(|head| (found["tid"].as_u64().unwrap_or(0), head));
     let tid = found["tid"].as_u64().unwrap_or(0);
     report.transactions = tid;
     if found["whole"] != true || tid < answered {

@@ -1,16 +1,11 @@
 //! What an operator does while the host is killed: plugins are swapped without a pause, and now and then the history is packed.
 
-use std::{
-    path::PathBuf,
-    sync::atomic::{AtomicBool, Ordering},
-    thread,
-    time::Duration,
-};
+use std::{path::PathBuf, sync::atomic::Ordering, thread, time::Duration};
 
 use serde::Serialize;
 use serde_json::json;
 
-use super::{Crash, PATIENCE, dice::Dice};
+use super::{Crash, PATIENCE, Shared, dice::Dice};
 use crate::{
     api::{ApiError, Host},
     swaps::{
@@ -22,7 +17,7 @@ use crate::{
 /// One turn in so many packs the history, once it has more transactions than it keeps.
 const PACK_EVERY: usize = 10;
 /// How many transactions a pack keeps.
-const PACK_KEEPS: u64 = 400;
+const PACK_KEEPS: u64 = 1_000;
 /// The longest rest between two doings, in milliseconds.
 const REST_MS_MAX: u64 = 150;
 
@@ -66,15 +61,15 @@ impl Operator {
     }
 
     /// Works until it is told to stop. What was answered has to stay in force, whatever happens to the host.
-    pub(super) fn work(self, stop: &AtomicBool, mut dice: Dice) -> Result<Operated, SwapsError> {
+    pub(super) fn work(self, shared: &Shared, mut dice: Dice) -> Result<Operated, SwapsError> {
         let mut host = Host::new(self.socket.clone(), PATIENCE);
         let mut operated = Operated::default();
         let mut turn = 0;
-        while !stop.load(Ordering::Acquire) {
+        while !shared.stop.load(Ordering::Acquire) {
             thread::sleep(Duration::from_millis(dice.roll(REST_MS_MAX)));
             turn += 1;
             if turn % PACK_EVERY == 0 {
-                operated.packs += u64::from(pack(&mut host)?);
+                operated.packs += u64::from(pack(&mut host, shared)?);
             }
             // Sent again after a crash; if the first one was committed, there is nothing left to do.
             host.post("/v1/swap", &json!({ "paths": [&self.counters[turn % 2]] }))?;
@@ -93,13 +88,14 @@ impl Operator {
 }
 
 /// Packs what is old away; false if there is not enough of it.
-fn pack(host: &mut Host) -> Result<bool, SwapsError> {
+fn pack(host: &mut Host, shared: &Shared) -> Result<bool, SwapsError> {
     let status = host.get("/v1/status")?;
     let tid = status["tid"].as_u64().ok_or(SwapsError::Missing { field: "tid", document: status })?;
     let before = tid.saturating_sub(PACK_KEEPS);
     if before < PACK_KEEPS {
         return Ok(false);
     }
+    shared.packed_tid.fetch_max(before, Ordering::AcqRel);
     match host.post("/v1/pack", &json!({ "before": before })) {
         Ok(_) => Ok(true),
         // The one before was killed and goes on by itself, or had come further than it had time to say.
