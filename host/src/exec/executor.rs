@@ -3,6 +3,7 @@
 //! It hands over whenever the committer is ready, so a batch holds what was executed while the one before was made durable:
 //! one transaction when there is little to do, thousands when there is much.
 
+mod admit;
 mod collect;
 mod deliver;
 mod install;
@@ -27,7 +28,7 @@ use theseus_value::{ObjectId, Value, raw::Writer as ValueWriter};
 
 pub use self::deliver::Posting;
 use super::{
-    CREATE, CollectStep, Command, Doing, ObjectName, PluginSet, Refusal, Reply, Start, UpgradeSink, Vitals,
+    CREATE, Command, Doing, ObjectName, PluginSet, Refusal, Reply, Start, UpgradeSink, Vitals,
     committer::{self, Answer, Commit, Ready, Verdict},
     host_object::{self, Remember},
     intake::Outlet,
@@ -38,13 +39,12 @@ use super::{
     scheduler::Inbox,
     spawn, split_mix,
     state::storage,
-    turn::{DOES_NOT_UNDERSTAND, Scratch, Turn},
+    turn::{Scratch, Turn},
 };
 use crate::{
     config,
     identity::{
-        CheckpointPlan, Committer, Draft, HOST_OBJECT, Identity, Keep, Outcome, Remembered, StorageError, Tid, Writer,
-        count_objects, fingerprint, getrandom,
+        CheckpointPlan, Committer, Draft, HOST_OBJECT, Identity, Keep, Outcome, Tid, Writer, count_objects, getrandom,
     },
     plugin::{CallHost, Errands},
 };
@@ -419,21 +419,6 @@ impl Executor {
         }
     }
 
-    /// Whether it is left undone while there is too little room. What the host itself has to record is not.
-    fn takes_room(&self, doing: &Doing) -> bool {
-        match doing {
-            Doing::Note { .. } | Doing::Install { .. } | Doing::Look { .. } => false,
-            // These make room.
-            Doing::Pack { .. } | Doing::Checkpoint => false,
-            Doing::Collect { step, .. } => matches!(step, CollectStep::Sweep { remove: true }),
-            Doing::Send { method, .. } => {
-                let (kinds, instead) = (self.plugins.method_kinds(method), DOES_NOT_UNDERSTAND);
-                kinds.command || !kinds.query && self.plugins.method_kinds(instead).command
-            }
-            _ => true,
-        }
-    }
-
     fn answer(&mut self, reply: Reply, tid: Option<Tid>, outcome: Arc<Outcome>, pause_us: u64) {
         self.answers.push(Answer { reply, tid, outcome, pause_us });
     }
@@ -475,29 +460,6 @@ impl Executor {
             Doing::Create { .. } | Doing::Clone { .. } | Doing::Derive { .. } | Doing::Delete { .. } => {
                 self.edit(&doing, request_id)
             }
-        }
-    }
-
-    /// The answer to a request id that was seen before. `target` is none for the host's own
-    /// doings, and for a name that stands for nothing.
-    fn repetition(
-        &mut self,
-        request_id: Option<&str>,
-        target: Option<ObjectId>,
-        method: &str,
-        arguments: &[u8],
-    ) -> Option<Executed> {
-        let same = |known: &Remembered| {
-            known.fingerprint == fingerprint(method, arguments) && (target.is_none() || target == known.target)
-        };
-        match self.writer.reader().request(request_id?) {
-            Ok(None) => None,
-            Ok(Some((known, outcome))) if same(&known) => Some(Executed::Answered { tid: Some(known.tid), outcome }),
-            Ok(Some((known, _))) => Some(Executed::Refused(Refusal::RequestIdReused { tid: known.tid })),
-            Err(error @ StorageError::Packed { .. }) => Some(Executed::Refused(Refusal::Packed {
-                message: format!("the answer to this request id is gone: {error}"),
-            })),
-            Err(error) => Some(storage(error).into()),
         }
     }
 

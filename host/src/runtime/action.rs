@@ -6,10 +6,12 @@
 
 #![allow(missing_docs, reason = "fields are described where their type or variant is, as far as their names do not")]
 
+mod pack;
 use std::{collections::BTreeMap, path::PathBuf};
 
 use theseus_value::{ObjectId, Value};
 
+pub use self::pack::{PackView, PackWish};
 pub use crate::{
     exec::Due,
     identity::{Condition, Relation},
@@ -142,8 +144,7 @@ pub enum Answer {
     /// Of `List`, as of transaction `at`; `next` is the name after which to go on, none if the end was reached. There may be more although
     /// there are few names, or none: names that have become free are looked at too.
     Names { names: Vec<(String, ObjectId, String)>, next: Option<String>, at: Tid },
-    /// Of `History`; `next` is where to go on, none if the end was reached.
-    /// `packed` is the last transaction that was packed away, if some were asked for that were.
+    /// Of `History`; `next` is where to go on, none at the end; `packed` is the last that was packed away, if it was asked for.
     History { transactions: Vec<TransactionView>, next: Option<Tid>, packed: Option<Tid> },
     /// Of `Status`.
     Status(StatusView),
@@ -545,38 +546,6 @@ pub enum AppliedView {
     Requested {
         id: String,
     },
-}
-
-/// How far the history is to be packed.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum PackWish {
-    /// The state as of this transaction or time stays, and what came after it.
-    Before(At),
-    /// What was committed in so many days stays.
-    KeepDays(u64),
-}
-
-/// What a pack did, or would do.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct PackView {
-    pub dry_run: bool,
-    /// The last transaction that is packed away then. The state as of it is kept.
-    pub packed: Tid,
-    /// The first that leaves by this, and how many; 0 if there is nothing to pack.
-    pub first: Tid,
-    pub transactions: u64,
-    /// When the first and the last batch that leave were committed, in microseconds since the Unix epoch.
-    pub times_us: Option<(u64, u64)>,
-    /// How much room the base may need on the disk.
-    pub bytes_max: u64,
-    /// How many objects the base has. Not known beforehand, as what follows.
-    pub objects: u64,
-    /// The base's digest, in hexadecimal.
-    pub base: Option<String>,
-    /// The transaction of the pack.
-    pub tid: Option<Tid>,
-    pub at: Head,
-    pub elapsed_ms: u64,
 }
 
 /// Why an action was not done.
