@@ -30,7 +30,11 @@ pub(crate) fn lead(home: &Home) {
     messages(home, &mut client);
     client.call("visits", "increment", &json!([1000]));
     home.run(&["undo", &home.tid().to_string()]);
+    // Nothing leads to it.
+    client.post("/v1/objects", &json!({ "behavior": "counter.Counter" })).ok();
+    assert_eq!(home.json(&["gc"])["removed"], 1);
     host.stop();
+    import(home);
     let host = Host::start(home);
     home.swap(&[&artifacts::plugin("counter_v2")]);
     client = host.client();
@@ -89,4 +93,17 @@ fn accounts(client: &mut Client) {
     client.create("ledger.Account", "poor");
     let failed = client.post("/v1/objects/poor/withdraw", &json!({ "amount": 5 }));
     assert_ne!(failed.status, 200);
+}
+
+/// An object from elsewhere.
+fn import(home: &Home) {
+    let lines = [
+        json!({ "format": "theseus.export", "version": 1 }),
+        json!({ "id": 7, "behavior": "counter.Counter", "schema": 1, "parents": [], "slots": { "count": 3 } }),
+        json!({ "name": "imported", "id": 7 }),
+        json!({ "end": true, "objects": 1, "names": 1 }),
+    ];
+    let file = home.beside("import.jsonl");
+    std::fs::write(&file, lines.map(|line| line.to_string() + "\n").concat()).unwrap();
+    home.run(&["import", file.to_str().unwrap()]);
 }
