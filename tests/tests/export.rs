@@ -2,7 +2,13 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use std::{fmt::Write, fs, path::PathBuf, thread, time::Duration};
+use std::{
+    fmt::Write,
+    fs,
+    path::{Path, PathBuf},
+    thread,
+    time::Duration,
+};
 
 use theseus_tests::{Home, Host, Json, artifacts, dice::Dice, home::document, json, load::Load};
 
@@ -26,11 +32,11 @@ fn lines(home: &Home, name: &str, lines: &[&str]) -> PathBuf {
     file(home, name, &text)
 }
 
-fn import(home: &Home, path: &PathBuf, more: &[&str]) -> Json {
+fn import(home: &Home, path: &Path, more: &[&str]) -> Json {
     document(&home.run(&[&["import", path.to_str().unwrap(), "--json"], more].concat()))
 }
 
-fn refused(home: &Home, path: &PathBuf, more: &[&str], code: i32) -> String {
+fn refused(home: &Home, path: &Path, more: &[&str], code: i32) -> String {
     let before = home.json(&["status"])["head"].clone();
     let message = home.cli(&[&["import", path.to_str().unwrap()], more].concat()).failed(code);
     assert_eq!(home.json(&["status"])["head"], before, "nothing was imported");
