@@ -24,8 +24,7 @@ use super::{
 use crate::{
     gateway::json as forms,
     home::Home,
-    identity::Head,
-    runtime::offline::{self, Verify},
+    runtime::offline::{self, KeptHead, Verify},
 };
 
 /// Tells the child that it is the one to do it.
@@ -79,12 +78,8 @@ pub(super) fn repair(home: &Home, print: Print<'_>) -> Result<(), Fault> {
     print(&forms::repaired(&report?), output::repaired)
 }
 
-fn parse_head(text: &str) -> Result<Head, Fault> {
-    let parse = || {
-        let (tid, hash) = text.split_once(':')?;
-        Some(Head { tid: crate::identity::Tid(tid.parse().ok()?), hash: hash.parse().ok()? })
-    };
-    parse().ok_or_else(|| {
+fn parse_head(text: &str) -> Result<KeptHead, Fault> {
+    KeptHead::parse(text).ok_or_else(|| {
         let problem =
             format!("`{text}` is no head: give TID:HASH, as in the Theseus-Head of an answer or in `theseus status`");
         Fault::usage(problem)

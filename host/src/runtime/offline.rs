@@ -156,12 +156,24 @@ pub fn resume(home: &Home) -> Result<Option<String>, OpenError> {
     hold::resume(home.path()).map_err(|error| OpenError::Home { problem: error.to_string() })
 }
 
+/// A head that somebody kept.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct KeptHead(identity::Head);
+
+impl KeptHead {
+    /// Of `TID:HASH`, as answers have it; none if that is something else.
+    pub fn parse(text: &str) -> Option<KeptHead> {
+        let (tid, hash) = text.split_once(':')?;
+        Some(KeptHead(identity::Head { tid: identity::Tid(tid.parse().ok()?), hash: hash.parse().ok()? }))
+    }
+}
+
 /// How to verify an identity.
 pub struct Verify<'a> {
     /// Go on where a verification was interrupted, if one was.
     pub resume: bool,
     /// A head that is to be part of this history.
-    pub kept_head: Option<identity::Head>,
+    pub kept_head: Option<KeptHead>,
     /// Is told how far it has come; answers whether to go on.
     pub progress: &'a mut (dyn FnMut(Progress) -> bool + Send),
 }
@@ -176,6 +188,7 @@ pub fn verify(home: &Home, verify: Verify<'_>) -> Result<Option<VerifyReport>, O
     identity::limit_views(Duration::from_millis(config.identity.view_ms_max));
     let started = Instant::now();
     let Verify { resume, kept_head, progress } = verify;
+    let kept_head = kept_head.map(|KeptHead(head)| head);
     let state = home.verify_state();
     let options = VerifyOptions { state: Some(&state), resume, kept_head, progress };
     let found = match identity::verify_with(&host::place(home, &config), options)? {

@@ -2,7 +2,7 @@
 
 use twox_hash::XxHash3_64;
 
-use super::super::{
+use crate::identity::{
     StorageError, Tid,
     batch::RawTransaction,
     fingerprint,

@@ -9,7 +9,7 @@ use rustc_hash::FxHashMap;
 use theseus_value::{DecodeError, ObjectId, raw::Reader};
 use twox_hash::XxHash3_64;
 
-use super::super::{
+use crate::identity::{
     ObjectRecord, Pointers, Tid,
     version::{RawVersion, Row, jump_number},
 };
@@ -225,7 +225,7 @@ pub(super) fn slot(pages: &mut FxHashMap<u64, Box<[Seen]>>, object: ObjectId) ->
     &mut page[(object.0 % PAGE) as usize]
 }
 
-/// See [`Version::succeeded_by`](super::super::Version::succeeded_by).
+/// See [`Version::succeeded_by`](crate::identity::Version::succeeded_by).
 fn advance(seen: &mut Seen, spines: &mut Spines, tid: Tid, content: Option<&[u8]>) -> Pointers {
     let previous = seen.tid;
     seen.number += 1;
