@@ -131,6 +131,8 @@ section! {
         /// How much of the disk has to stay free, in bytes, but no more than a twentieth of it: with less, commands are refused until
         /// there is room again. 0 for nothing.
         disk_free_bytes_min: u64 = 256 << 20, None;
+        /// How many bytes a second the host verifies in the background, round after round; 0 for none.
+        patrol_bytes_per_second: u64 = 2 << 20, None;
         /// How many transactions the object table may lag behind the history; they are replayed at the next start.
         tail_transactions_max: u64 = 500_000, Some(1);
         /// How many bytes of history the object table may lag behind; they are in memory until it has them.

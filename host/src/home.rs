@@ -74,6 +74,11 @@ impl Home {
         self.run().join("verify.state")
     }
 
+    /// How far the verification in the background has come.
+    pub fn patrol_note(&self) -> PathBuf {
+        self.run().join("patrol.json")
+    }
+
     /// Everything about restart cycles. The files in it are the business of `restart::RestartPaths`.
     pub fn update(&self) -> PathBuf {
         self.0.join("update")

@@ -23,6 +23,7 @@ mod names;
 mod order;
 mod overlay;
 mod pack;
+mod patrol;
 mod read;
 mod rebuild;
 mod record;
@@ -62,6 +63,7 @@ pub use self::{
     matching::{Condition, Matching, Relation, Wanted},
     order::has_order,
     pack::{PackError, PackPlan, PackUntil},
+    patrol::{PatrolAt, PatrolStep},
     read::{NamesPage, Reader},
     rebuild::{RebuildError, Rebuilt, rebuild},
     record::ObjectRecord,

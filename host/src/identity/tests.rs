@@ -554,3 +554,115 @@ fn known_after(subject: &mut Subject, memory: RequestMemory) -> [bool; 6] {
 fn memory(count_max: u64) -> RequestMemory {
     RequestMemory { count_max, since_us: 0 }
 }
+
+/// A verification that is stopped at any place and gone on with finds what one in one go finds.
+#[test]
+fn an_interrupted_verification_goes_on_where_it_was() {
+    let (subject, [history, _]) = small_identity();
+    let state = subject.place.history.with_file_name("verify.state");
+    let pristine = std::fs::read(&history).unwrap();
+    let marker = b"test.Thing";
+    let last = pristine.windows(marker.len()).rposition(|it| it == marker).unwrap();
+    for damaged in [false, true] {
+        let mut bytes = pristine.clone();
+        bytes[last] ^= u8::from(damaged);
+        std::fs::write(&history, &bytes).unwrap();
+        let whole = verify(&subject.place, &mut |_, _| {}).unwrap();
+        for stop_after in 1..20 {
+            _ = std::fs::remove_file(&state);
+            let (mut steps, mut resumed, mut turns) = (0, None, 0);
+            let found = loop {
+                turns += 1;
+                let until = steps + stop_after;
+                let mut progress = |_: Progress| {
+                    steps += 1;
+                    steps < until
+                };
+                let options =
+                    VerifyOptions { state: Some(&state), resume: true, kept_head: None, progress: &mut progress };
+                match verify_with(&subject.place, options).unwrap() {
+                    Verification::Done(found) => break *found,
+                    Verification::Interrupted(at) => resumed = Some(at),
+                }
+                assert!(turns < 100, "it makes no progress");
+            };
+            assert_eq!(found.resumed_at, resumed);
+            assert_eq!(Verified { resumed_at: None, ..found }, whole, "stopped after {stop_after}");
+        }
+        // A note that is not what was written is none.
+        let stop = &mut |_| false;
+        let options = VerifyOptions { state: Some(&state), resume: true, kept_head: None, progress: stop };
+        let stopped = verify_with(&subject.place, options).unwrap();
+        assert!(matches!(stopped, Verification::Interrupted(_)));
+        let mut note = std::fs::read(&state).unwrap();
+        let place = note.len() / 2;
+        note[place] ^= 1;
+        std::fs::write(&state, note).unwrap();
+        let go_on = &mut |_| true;
+        let options = VerifyOptions { state: Some(&state), resume: true, kept_head: None, progress: go_on };
+        let Verification::Done(found) = verify_with(&subject.place, options).unwrap() else { panic!() };
+        assert_eq!(*found, whole);
+    }
+}
+
+#[test]
+fn a_kept_head_is_proved() {
+    let (mut subject, _) = small_identity();
+    subject.reopen();
+    let head = subject.open.as_mut().unwrap().0.reader().identity().head();
+    let steps = |subject: &mut Subject, count: u8| {
+        for content in 0..count {
+            subject.step(Step::Transaction { writes: vec![(1, Some(content))], name: None, request: None });
+        }
+        subject.step(Step::Commit);
+    };
+    steps(&mut subject, 3);
+    subject.open = None;
+    let judge = |kept: Head| {
+        let options = VerifyOptions { state: None, resume: false, kept_head: Some(kept), progress: &mut |_| true };
+        let Verification::Done(found) = verify_with(&subject.place, options).unwrap() else { panic!() };
+        assert_eq!(found.damage, []);
+        found.kept_head.unwrap()
+    };
+    assert_eq!(judge(head), KeptHead::Part);
+    assert_eq!(judge(Head::default()), KeptHead::Part);
+    let other = Head { hash: RecordHash([7; 32]), ..head };
+    assert_eq!(judge(other), KeptHead::Other { hash: head.hash });
+    assert_eq!(judge(Head { tid: head.tid.next(), ..head }), KeptHead::NoEnd);
+    assert_eq!(judge(Head { tid: Tid(head.tid.0 + 4), ..head }), KeptHead::Beyond);
+}
+
+/// Going round and round finds what is damaged, in the history and in the table, and passes over it.
+#[test]
+fn a_patrol_finds_damage() {
+    let (subject, files) = small_identity();
+    let round = || {
+        // A damaged head is found before there is anything to go round in.
+        let Ok(Opened { identity, .. }) = Identity::open(&subject.place, true) else { return Vec::new() };
+        let (mut at, mut damage) = (PatrolAt::default(), Vec::new());
+        loop {
+            let step = identity.patrol(&mut at, 300).unwrap();
+            damage.extend(step.damage.into_iter().map(|damage| damage.place));
+            if step.round {
+                assert_eq!(at, PatrolAt::default());
+                return damage;
+            }
+        }
+    };
+    assert_eq!(round(), Vec::<String>::new());
+    let marker = b"test.Thing";
+    for (file, expected) in files.iter().zip(["the history record after", "object "]) {
+        let pristine = std::fs::read(file).unwrap();
+        let places = pristine.windows(marker.len()).enumerate().filter(|(_, it)| it == marker).map(|(place, _)| place);
+        let mut found = 0;
+        for place in places {
+            let mut damaged = pristine.clone();
+            damaged[place] ^= 1;
+            std::fs::write(file, damaged).unwrap();
+            let damage = round();
+            found += usize::from(damage.iter().any(|damage| damage.starts_with(expected)));
+        }
+        assert!(found >= 7, "only {found} in {}", file.display());
+        std::fs::write(file, pristine).unwrap();
+    }
+}

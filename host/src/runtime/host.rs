@@ -16,6 +16,7 @@ use super::{
     jobs::{Job, Jobs},
     operator::{Operator, QUEUE_MAX},
     owner::{OwnerError, OwnerLock},
+    patrol::Patrol,
     start::{self, Beginning},
     views,
 };
@@ -114,6 +115,7 @@ pub struct Runtime {
     orders: Mutex<Option<Sender<Order>>>,
     operator_thread: Mutex<Option<JoinHandle<()>>>,
     jobs: Jobs,
+    pub(super) patrol: Patrol,
     trial: Option<Trial>,
     started: Instant,
     /// A lock because `run` sets it and every status reads it.
@@ -205,6 +207,7 @@ impl Runtime {
             engine,
             operator,
             jobs: Jobs::new(),
+            patrol: Patrol::start(identity, home.patrol_note(), config.identity.patrol_bytes_per_second),
             trial,
             started,
             http: Mutex::new(None),
@@ -372,6 +375,7 @@ impl Runtime {
     ///
     /// If the stop was not recorded, or the handoff not written.
     pub fn stop(&self) -> Result<Head, StopError> {
+        self.patrol.stop();
         // Jobs end at their next step, which the engine may have to do for them.
         self.jobs.cancel();
         // No more orders; the one being carried out is finished.

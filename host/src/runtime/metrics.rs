@@ -9,7 +9,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use super::{Runtime, operator::Operator};
+use super::{Runtime, operator::Operator, patrol::Found};
 use crate::exec::Engine;
 
 impl Runtime {
@@ -18,6 +18,7 @@ impl Runtime {
         registry.register_collector(Box::new(HostMetrics {
             engine: self.engine().clone(),
             operator: self.operator().clone(),
+            found: self.patrol.found.clone(),
         }));
     }
 }
@@ -26,6 +27,7 @@ impl Runtime {
 struct HostMetrics {
     engine: Arc<Engine>,
     operator: Arc<Operator>,
+    found: Arc<Found>,
 }
 
 impl std::fmt::Debug for HostMetrics {
@@ -47,12 +49,28 @@ impl Collector for HostMetrics {
         counter("theseus_queries", "Queries executed", vitals.queries.load(Ordering::Relaxed))?;
         counter("theseus_plugins_unloaded", "Replaced plugins that were unloaded", report.unloaded())?;
         counter("theseus_rollbacks", "Swaps that were taken back", self.operator.swapper.rollbacks())?;
+        let found = &self.found;
+        counter(
+            "theseus_verified_rounds",
+            "Rounds of verifying in the background",
+            found.rounds.load(Ordering::Relaxed),
+        )?;
+        counter(
+            "theseus_damage",
+            "Damaged places met by verifying in the background",
+            found.damage.load(Ordering::Relaxed),
+        )?;
         let misses = self.engine.plugins().misses().total();
         counter("theseus_not_understood", "Messages that nobody understood", misses)?;
         let mut gauge = |name: &str, help: &str, value: u64| {
             let metric = ConstGauge::new(value as i64);
             metric.encode(encoder.encode_descriptor(name, help, None, metric.metric_type())?)
         };
+        gauge(
+            "theseus_verified_tid",
+            "The last transaction verified in this round in the background",
+            self.found.tid.load(Ordering::Relaxed),
+        )?;
         let identity = self.engine.identity();
         let (head, reached) = (identity.head().tid.0, identity.reached().0);
         let (commands, queries) = self.engine.waiting();

@@ -12,6 +12,7 @@ pub mod offline;
 mod operator;
 mod owner;
 mod pack;
+mod patrol;
 pub mod portable;
 mod start;
 mod trials;
