@@ -3,42 +3,39 @@
 //! Prints one JSON line per figure. Baselines are measured in the same run: LMDB appends records of the very sizes that the
 //! history got, with a sync each; ZODB runs where its Python package is installed and `ZODB_BASELINE` names the script.
 
+mod parts;
+
 use std::{
     collections::BTreeMap,
     env,
+    fs::File,
+    io::Write,
     path::{Path, PathBuf},
     process::{Command, ExitCode},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    thread,
     time::{Duration, Instant},
 };
 
 use lmdb::{DatabaseFlags, Environment, EnvironmentFlags, Transaction, WriteFlags};
-use serde_json::json;
+use parts::{Dice, Load, figure, increment, make_objects, memory_mb, processor_time, setting, swap_counter_in};
 use theseus_host::{
     config::Config,
+    exec::QueryWorker,
     home::Home,
-    identity::{Identity, Place, RequestMemory, Tid},
-    runtime::{
-        CONFINED_COMMAND, Runtime,
-        action::{Action, Answer, CallMode, ObjectRef},
-        offline, work_confined,
-    },
+    identity::{Identity, Tid},
+    runtime::{CONFINED_COMMAND, Runtime, offline, place, work_confined},
 };
-use theseus_value::{ObjectId, Value};
 
+/// Of how long the figures of the long run are.
+const RANDOM_SLICE: Duration = Duration::from_secs(5);
+/// How many counters there are, unless `OBJECTS` says otherwise.
 const OBJECTS: u64 = 100_000;
 /// Commands that share a commit. One batch is executed while another is made durable, so twice as many are under way; but a
 /// single caller waits for each answer.
 const BATCHES: [u64; 5] = [1, 10, 100, 1_000, 4_000];
-
-/// The settings of a run, from the environment: `SECONDS_EACH`, and `BATCH` for one figure only.
-fn setting(name: &str) -> Option<u64> {
-    env::var(name).ok()?.parse().ok()
-}
 
 fn main() -> ExitCode {
     // The swap below tries the plugin in a process of its own, which is this program again.
@@ -46,6 +43,7 @@ fn main() -> ExitCode {
         return work_confined();
     }
     let seconds = setting("SECONDS_EACH").unwrap_or(3);
+    let objects = setting("OBJECTS").unwrap_or(OBJECTS);
     let batches = setting("BATCH").map_or_else(|| BATCHES.to_vec(), |only| vec![only]);
     let zodb = zodb_baseline();
     let folder = tempfile::tempdir().expect("a temporary folder");
@@ -55,10 +53,10 @@ fn main() -> ExitCode {
     let mut measured = Vec::new();
     {
         let runtime = Runtime::open(&home, &config).expect("the host opens");
-        ask(&runtime, Action::Swap { paths: vec![counter_plugin()], options: Default::default() });
-        make_objects(&runtime);
+        swap_counter_in(&runtime);
+        make_objects(&runtime, objects);
         for batch in batches {
-            measured.push(measure(&runtime, batch, Duration::from_secs(seconds)));
+            measured.push(measure(&runtime, objects, batch, Duration::from_secs(seconds)));
         }
         runtime.stop().expect("the host stops");
     }
@@ -67,6 +65,13 @@ fn main() -> ExitCode {
         let records = sizes.len();
         let bare = append_bare(folder.path(), &sizes, run.commands);
         figure(&format!("commit_batch_{}", run.batch), run.rate(), "commands/s", Some(("bare LMDB", bare)));
+        let file = append_to_file(folder.path(), &sizes, run.commands);
+        figure(
+            &format!("commit_batch_{}_file", run.batch),
+            run.rate(),
+            "commands/s",
+            Some(("append + fdatasync", file)),
+        );
         if let Some(baseline) = zodb.get(&run.batch.min(1_000)) {
             figure(&format!("commit_batch_{}_zodb", run.batch), run.rate(), "commands/s", Some(("ZODB", *baseline)));
         }
@@ -79,17 +84,11 @@ fn main() -> ExitCode {
             }
         }
     }
-    ExitCode::SUCCESS
-}
-
-fn figure(name: &str, value: f64, unit: &str, baseline: Option<(&str, f64)>) {
-    let mut line = json!({"name": name, "value": (value * 10.0).round() / 10.0, "unit": unit});
-    if let Some((of, baseline)) = baseline {
-        line["baseline"] = json!((baseline * 10.0).round() / 10.0);
-        line["baseline_of"] = json!(of);
-        line["ratio"] = json!((value / baseline * 1000.0).round() / 1000.0);
+    match setting("RANDOM_SECONDS").unwrap_or(60) {
+        0 => {}
+        seconds => measure_random(folder.path(), Duration::from_secs(seconds)),
     }
-    println!("{line}");
+    ExitCode::SUCCESS
 }
 
 struct Run {
@@ -109,94 +108,73 @@ impl Run {
 }
 
 /// Keeps as many increments of random counters under way as batches of this size need.
-fn measure(runtime: &Runtime, batch: u64, time: Duration) -> Run {
-    let in_flight = if batch == 1 { 1 } else { 2 * batch };
-    let (answered, client) = (Arc::new(AtomicU64::new(0)), thread::current());
-    let first = runtime.head().tid + 1;
-    let before = processor_time();
-    let started = Instant::now();
-    let (mut sent, mut random) = (0_u64, 0x9e37_79b9_7f4a_7c15_u64);
-    // The client sleeps until a part of what it waits for is there.
-    let wake_each = (batch / 4).max(1);
+fn measure(runtime: &Runtime, objects: u64, batch: u64, time: Duration) -> Run {
+    let (mut load, mut dice) = (Load::new(if batch == 1 { 1 } else { 2 * batch }), Dice(batch));
+    let (first, before, started) = (runtime.head().tid + 1, processor_time(), Instant::now());
     while started.elapsed() < time {
-        while sent - answered.load(Ordering::Acquire) < in_flight {
-            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            let object = ObjectRef::Id(ObjectId(1 + (random >> 33) % OBJECTS));
-            let arguments = Value::Array(vec![Value::Int(1)]);
-            let (method, mode) = ("increment".to_owned(), CallMode::Any);
-            let (answered, client) = (answered.clone(), client.clone());
-            let reply = Box::new(move |result: Result<Answer, _>| {
-                result.expect("every increment is answered");
-                if (answered.fetch_add(1, Ordering::AcqRel) + 1).is_multiple_of(wake_each) {
-                    client.unpark();
-                }
-            });
-            runtime.perform(Action::Call { object, method, arguments, request_id: None, mode }, reply);
-            sent += 1;
+        for _ in 0..16.min(batch) {
+            load.send(runtime, increment(&mut dice, objects));
         }
-        thread::park_timeout(Duration::from_millis(1));
     }
-    while answered.load(Ordering::Acquire) < sent {
-        thread::park_timeout(Duration::from_millis(1));
-    }
+    load.finish();
     let elapsed = started.elapsed();
     let since = |(name, spent): (String, Duration)| {
         let before = before.get(&name).copied().unwrap_or_default();
         (name, spent.saturating_sub(before))
     };
     let spent = processor_time().into_iter().map(since).collect();
-    Run { batch, commands: sent, elapsed, first, last: runtime.head().tid, spent }
+    Run { batch, commands: load.sent(), elapsed, first, last: runtime.head().tid, spent }
 }
 
-/// What each thread of this process has spent on a processor so far, by its name.
-fn processor_time() -> BTreeMap<String, Duration> {
-    let mut spent = BTreeMap::new();
-    for task in std::fs::read_dir("/proc/self/task").expect("a process sees its threads").flatten() {
-        let read = |name: &str| std::fs::read_to_string(task.path().join(name)).unwrap_or_default();
-        let name = read("comm").trim().to_owned();
-        // The first number of schedstat is nanoseconds on a processor.
-        let nanoseconds = read("schedstat").split(' ').next().and_then(|number| number.parse().ok()).unwrap_or(0);
-        *spent.entry(name).or_default() += Duration::from_nanos(nanoseconds);
-    }
-    spent
-}
-
-fn make_objects(runtime: &Runtime) {
-    let answered = Arc::new(AtomicU64::new(0));
-    for sent in 0..OBJECTS {
-        while sent - answered.load(Ordering::Acquire) >= 5_000 {
-            thread::yield_now();
+/// Increments of counters chosen at random from many, for long: whether the rate holds, and what checkpoints do to the answers.
+fn measure_random(folder: &Path, time: Duration) {
+    let home = Home::new(folder.join("random"));
+    let config = Config::default();
+    offline::init(&home, &config).expect("a new identity");
+    let runtime = Runtime::open(&home, &config).expect("the host opens");
+    swap_counter_in(&runtime);
+    let objects = setting("RANDOM_OBJECTS").unwrap_or(1_000_000);
+    make_objects(&runtime, objects);
+    let (mut load, mut dice) = (Load::new(2_000), Dice(1));
+    let (started, overlay) = (Instant::now(), Arc::new(AtomicU64::new(0)));
+    let (mut memory, mut slices, mut counted) = (0_f64, Vec::new(), 0);
+    while started.elapsed() < time {
+        let slice = Instant::now();
+        while slice.elapsed() < RANDOM_SLICE.min(time) {
+            for _ in 0..4_000 {
+                load.send(&runtime, increment(&mut dice, objects));
+            }
+            let overlay = overlay.clone();
+            let look = move |worker: &mut QueryWorker| {
+                let objects = worker.reader().identity().overlay_objects() as u64;
+                overlay.fetch_max(objects, Ordering::Relaxed);
+            };
+            // A look that finds no room is left out.
+            _ = runtime.with_query_thread(look);
+            memory = memory.max(memory_mb("self"));
         }
-        let answered = answered.clone();
-        let (behavior, slots) = ("counter.Counter".to_owned(), Value::Map(Default::default()));
-        let reply = Box::new(move |result: Result<Answer, _>| {
-            result.expect("every object is made");
-            answered.fetch_add(1, Ordering::AcqRel);
-        });
-        runtime.perform(Action::Create { behavior, name: None, slots, request_id: None }, reply);
+        let answered = load.answered();
+        slices.push((answered - counted) as f64 / slice.elapsed().as_secs_f64());
+        counted = answered;
     }
-    while answered.load(Ordering::Acquire) < OBJECTS {
-        thread::yield_now();
+    load.finish();
+    let first = slices[0];
+    for (number, slice) in slices.iter().enumerate() {
+        figure(&format!("random_{}_s", 5 * (number + 1)), *slice, "commands/s", Some(("the first 5 s", first)));
     }
-}
-
-fn ask(runtime: &Runtime, action: Action) -> Answer {
-    let (sender, receiver) = std::sync::mpsc::channel();
-    runtime.perform(action, Box::new(move |result| sender.send(result).expect("somebody waits")));
-    receiver.recv().expect("an answer").expect("it is done")
+    for (name, part) in [("p50", 0.5), ("p99", 0.99), ("p999", 0.999)] {
+        figure(&format!("random_latency_{name}"), load.percentile_ms(part), "ms", None);
+    }
+    figure("random_latency_max", load.longest_ms(), "ms", None);
+    figure("random_longest_without_answer", load.longest_silence_ms(), "ms", None);
+    figure("random_overlay_max", overlay.load(Ordering::Relaxed) as f64, "objects", None);
+    figure("random_memory_max", memory, "MB", None);
+    runtime.stop().expect("the host stops");
 }
 
 /// The size of each history record and the transactions in it, as far as they belong to a run.
 fn record_sizes(home: &Home, config: &Config, first: u64, last: u64) -> Vec<usize> {
-    let place = Place {
-        history: home.history(),
-        objects: home.objects(),
-        bases: home.bases(),
-        history_bytes_max: config.identity.history_map_bytes,
-        objects_bytes_max: config.identity.objects_map_bytes,
-        requests: RequestMemory { count_max: 1_000_000, since_us: 0 },
-    };
-    let opened = Identity::open(&place, true).expect("the identity opens");
+    let opened = Identity::open(&place(home, config), true).expect("the identity opens");
     let mut sizes = Vec::new();
     opened
         .identity
@@ -231,6 +209,21 @@ fn append_bare(folder: &Path, sizes: &[usize], commands: u64) -> f64 {
     rate
 }
 
+/// Appends records of these sizes to a plain file, each with a sync; commands per second.
+fn append_to_file(folder: &Path, sizes: &[usize], commands: u64) -> f64 {
+    let path = folder.join("plain");
+    let mut file = File::create(&path).expect("a file");
+    let payload = vec![0xa5_u8; sizes.iter().copied().max().unwrap_or(0)];
+    let started = Instant::now();
+    for size in sizes {
+        file.write_all(&payload[..*size]).expect("room");
+        file.sync_data().expect("a sync");
+    }
+    let rate = commands as f64 / started.elapsed().as_secs_f64();
+    std::fs::remove_file(&path).expect("the file goes");
+    rate
+}
+
 /// Updates per second of ZODB by updates per commit; empty where it is not installed.
 fn zodb_baseline() -> BTreeMap<u64, f64> {
     let Some(script) = env::var_os("ZODB_BASELINE").map(PathBuf::from).filter(|script| script.is_file()) else {
@@ -253,9 +246,4 @@ fn zodb_baseline() -> BTreeMap<u64, f64> {
         );
     }
     rates
-}
-
-fn counter_plugin() -> PathBuf {
-    let path = env::var_os("COUNTER_PLUGIN").map(PathBuf::from);
-    path.expect("COUNTER_PLUGIN names libcounter.so; `scripts/bench commit` sets it")
 }

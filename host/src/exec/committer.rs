@@ -35,6 +35,9 @@ pub(super) struct Answer {
     pub tid: Option<Tid>,
     pub outcome: Arc<Outcome>,
     pub pause_us: u64,
+    /// Method and arguments, which nobody needs any more. Another thread made them, so freeing them takes long, and the committer
+    /// has more time than the executor.
+    pub spent: Option<(String, Vec<u8>)>,
 }
 
 /// Says that the committer can take a batch, and what it did with the last.
@@ -174,7 +177,8 @@ pub(super) fn refusal(error: &StorageError) -> Refusal {
 
 /// Answers those who waited for a batch.
 pub(super) fn give(answers: Vec<Answer>, result: &Result<Head, Refusal>) {
-    for Answer { reply, tid, outcome, pause_us } in answers {
+    for Answer { reply, tid, outcome, pause_us, spent } in answers {
+        drop(spent);
         match result {
             Ok(head) => reply(Ok(Done { tid, outcome, head: *head, pause_us })),
             Err(refusal) => reply(Err(refusal.clone())),

@@ -9,6 +9,7 @@ mod deliver;
 mod install;
 mod pack;
 mod parents;
+mod table;
 mod undo;
 
 use std::{
@@ -22,7 +23,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, select};
+use crossbeam_channel::{Receiver, Sender, bounded, select};
 use theseus_abi::{Failure, FailureCode};
 use theseus_value::{ObjectId, Value, raw::Writer as ValueWriter};
 
@@ -43,9 +44,7 @@ use super::{
 };
 use crate::{
     config,
-    identity::{
-        CheckpointPlan, Committer, Draft, HOST_OBJECT, Identity, Keep, Outcome, Tid, Writer, count_objects, getrandom,
-    },
+    identity::{CheckpointPlan, Committer, Draft, HOST_OBJECT, Outcome, Tid, Writer, count_objects, getrandom},
     plugin::{CallHost, Errands},
 };
 
@@ -60,19 +59,6 @@ const IDLE: Duration = Duration::from_millis(250);
 
 /// After how many commands the executor looks whether to hand over, if it has more at hand and the batch is not full.
 const LOOK_EACH: usize = 16;
-
-/// A checkpoint is due when the object table lags by this part of what it may.
-const CHECKPOINT_PART: u64 = 4;
-
-/// How often readers that keep old pages in use are looked for, at least.
-const LET_GO_INTERVAL: Duration = Duration::from_secs(1);
-
-/// How long the object table may stay behind while there is always something to do: an index that was made is begun with a
-/// checkpoint.
-const TABLE_AGE_MAX: Duration = Duration::from_secs(5);
-
-/// How many rows one step of making or dropping an index goes through: milliseconds for which a checkpoint may have to wait.
-const INDEX_STEP_ROWS: usize = 10_000;
 
 /// Starts the executor, the committer and the checkpointer.
 pub(super) fn start(
@@ -99,6 +85,7 @@ pub(super) fn start(
         vitals: vitals.clone(),
         scratch: Scratch::default(),
         answers: Vec::new(),
+        spent: None,
         seeds: u64::from_le_bytes(seed),
         queue,
         commits: commit_sender,
@@ -123,40 +110,9 @@ pub(super) fn start(
     let (identity, checkpointer_vitals) = (start.identity.clone(), vitals.clone());
     vec![
         committer::start(committer, vitals.clone(), published.clone(), verdict, commits, ready_sender),
-        spawn("checkpointer", move || checkpointer(&identity, &plans, &table_is_stuck, &checkpointer_vitals)),
+        spawn("checkpointer", move || table::checkpointer(&identity, &plans, &table_is_stuck, &checkpointer_vitals)),
         spawn("executor", move || executor.run(&Errands::of_this_thread())),
     ]
-}
-
-/// Brings the object table forward. Want of room passes; any other failure is the host's end.
-fn checkpointer(identity: &Identity, plans: &Receiver<CheckpointPlan>, is_stuck: &AtomicBool, vitals: &Vitals) {
-    // A start goes on with the indexes that the host before has left unfinished.
-    let mut indexing = true;
-    loop {
-        let started = Instant::now();
-        let done = match plans.recv_timeout(if indexing { Duration::ZERO } else { LET_GO_INTERVAL }) {
-            Ok(plan) => identity.checkpoint(plan).map(|()| {
-                log::debug!("the object table has reached {} in {:?}", identity.reached(), started.elapsed());
-                is_stuck.store(false, Ordering::Relaxed);
-                true
-            }),
-            Err(RecvTimeoutError::Timeout) if indexing => identity.index_step(INDEX_STEP_ROWS),
-            // A checkpoint sees to the readers too.
-            Err(RecvTimeoutError::Timeout) => identity.let_go_of_readers().map(|()| false),
-            Err(RecvTimeoutError::Disconnected) => break,
-        };
-        indexing = matches!(done, Ok(true));
-        match done {
-            Ok(_) => {}
-            // Tried again and again, so told once.
-            Err(error) if error.is_full() => {
-                if !is_stuck.swap(true, Ordering::Relaxed) {
-                    log::warn!("the object table stays at {} and is tried again: {error}", identity.reached());
-                }
-            }
-            Err(error) => vitals.fail(error.to_string()),
-        }
-    }
 }
 
 struct Executor {
@@ -169,6 +125,8 @@ struct Executor {
     scratch: Scratch,
     /// Those who wait for the open batch.
     answers: Vec<Answer>,
+    /// See [`Answer::spent`].
+    spent: Option<(String, Vec<u8>)>,
     seeds: u64,
     queue: Outlet,
     commits: Sender<Commit>,
@@ -235,6 +193,7 @@ impl Executor {
                 Next::End => break,
             }
         }
+        self.finish_the_table();
         // Who came after the stop.
         for command in self.queue.close() {
             (command.reply)(Err(Refusal::Stopping));
@@ -283,7 +242,7 @@ impl Executor {
 
     /// Whether the open batch may have to be handed over. While commands come one after another, that is asked for now and then.
     fn is_time_to_look(&self) -> bool {
-        !self.queue.has_more() || self.answers.len().is_multiple_of(LOOK_EACH) || self.is_full() || self.stopping
+        self.queue.in_hand() == 0 || self.answers.len().is_multiple_of(LOOK_EACH) || self.is_full() || self.stopping
     }
 
     /// Whether the open batch may not grow further.
@@ -302,6 +261,10 @@ impl Executor {
             return false;
         }
         let full = self.is_full();
+        // Who waits behind so many others gets an answer sooner if fewer commits are made for them.
+        if self.queue.in_hand() > 2 * self.answers.len() && !full {
+            return false;
+        }
         if self.committer.is_none() {
             self.committer = if full { self.ready.recv().ok() } else { self.ready.try_recv().ok() };
         }
@@ -316,9 +279,6 @@ impl Executor {
 
     /// Gives the open batch to the committer, which has to be ready.
     fn close_batch(&mut self) {
-        if self.checkpointed.elapsed() >= TABLE_AGE_MAX {
-            self.checkpoint();
-        }
         self.committer = None;
         self.writer.reader().refresh();
         let room = Vec::with_capacity(self.answers.len());
@@ -357,38 +317,6 @@ impl Executor {
         (waiting, set_aside)
     }
 
-    /// Has the object table brought forward when it lags, and waits for it when it lags too much.
-    fn see_to_the_table(&mut self) {
-        while let Some((tid, _)) = self.superseded.front()
-            && *tid <= self.writer.reader().identity().head().tid
-        {
-            self.superseded.pop_front();
-        }
-        let settings = &self.config.identity;
-        let part = |lag: u64, most: u64, of: u64| lag >= most / of;
-        let (lag, lag_bytes) = (self.writer.lag(), self.writer.lag_bytes());
-        let lags = |of| part(lag, settings.tail_transactions_max, of) || part(lag_bytes, settings.tail_bytes_max, of);
-        let (is_due, is_overdue) = (lags(CHECKPOINT_PART), lags(1));
-        if is_due {
-            self.checkpoint();
-        }
-        if is_overdue && !self.table_is_stuck.load(Ordering::Relaxed) {
-            // The table cannot keep up: what it has not seen must stay bounded.
-            std::thread::sleep(Duration::from_millis(1));
-        }
-    }
-
-    /// Has the object table brought up to date, unless that is being done.
-    fn checkpoint(&mut self) {
-        self.checkpointed = Instant::now();
-        let settings = &self.config.identity;
-        let keep = Keep { objects: settings.cache_objects_max, bytes: settings.cache_bytes_max };
-        if let Some(plan) = self.writer.plan_checkpoint(request_memory(settings), keep) {
-            // Fails only if the checkpointer is gone, and then the host is about to end.
-            _ = self.plans.send(plan);
-        }
-    }
-
     fn perform(&mut self, command: Command) {
         let Command { doing, request_id, reply } = command;
         // Also if it cannot be recorded any more.
@@ -420,7 +348,7 @@ impl Executor {
     }
 
     fn answer(&mut self, reply: Reply, tid: Option<Tid>, outcome: Arc<Outcome>, pause_us: u64) {
-        self.answers.push(Answer { reply, tid, outcome, pause_us });
+        self.answers.push(Answer { reply, tid, outcome, pause_us, spent: self.spent.take() });
     }
 
     fn execute(&mut self, doing: Doing, request_id: Option<&str>) -> Executed {
@@ -431,10 +359,12 @@ impl Executor {
                 if let Some(known) = self.repetition(request_id, target.as_ref().ok().copied(), &method, &arguments) {
                     return known;
                 }
-                match target {
+                let executed = match target {
                     Ok(target) => self.send(target, &method, &arguments, request_id),
                     Err(failure) => failure.into(),
-                }
+                };
+                self.spent = Some((method, arguments));
+                executed
             }
             Doing::Look { look } => {
                 look(&self.plugins, self.writer.census());
@@ -600,32 +530,25 @@ impl Executor {
     /// Records a transaction with what the turn before it left in the scratch, if it ended well.
     fn record(&mut self, recording: Recording<'_>) -> Executed {
         let Recording { request_id, target, method, arguments, time_us, seed, outcome } = recording;
-        let (writes, names) = self.scratch.take_changes();
-        let draft = Draft {
-            request_id,
-            target,
-            method,
-            arguments,
-            time_us,
-            seed,
-            outcome: outcome.clone(),
-            writes: &writes,
-            names: &names,
-        };
+        let changes = self.scratch.take_changes();
+        let (writes, names) = &changes;
+        let draft =
+            Draft { request_id, target, method, arguments, time_us, seed, outcome: outcome.clone(), writes, names };
         let recorded = self.writer.record(&draft);
         if self.sweeping.is_some() {
-            self.touch(target, &writes, &names);
+            self.touch(target, writes, names);
         }
         let tid = match recorded {
             Ok(tid) => tid,
             Err(error) => return storage(error).into(),
         };
-        for (object, record) in &writes {
+        for (object, record) in writes {
             if let Some(due_us) = record.as_deref().and_then(messages::due_us) {
                 self.messages_left = self.messages_left.saturating_sub(1);
                 self.inbox.waits(due_us, *object);
             }
         }
+        self.scratch.give_back(changes);
         Executed::Recorded { tid, outcome, pause_us: 0 }
     }
 

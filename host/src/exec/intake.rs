@@ -123,9 +123,9 @@ impl Outlet {
         next
     }
 
-    /// Whether another command is in hand already.
-    pub(super) fn has_more(&self) -> bool {
-        !self.in_hand.is_empty()
+    /// How many commands were taken over and are not begun.
+    pub(super) fn in_hand(&self) -> usize {
+        self.in_hand.len()
     }
 
     /// What rings when a command comes while nothing waits; it is disconnected when no more can come. None if one waits: then

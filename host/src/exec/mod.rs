@@ -346,6 +346,11 @@ pub enum Refusal {
     Failed(#[from] Failure),
 }
 
+/// A number in a cache line of its own: each thread writes its own all the time.
+#[derive(Default)]
+#[repr(align(64))]
+struct OwnLine(AtomicU64);
+
 /// What the threads tell about themselves.
 #[derive(Default)]
 pub struct Vitals {
@@ -354,14 +359,14 @@ pub struct Vitals {
     /// Whether there is something in `fatal`.
     has_failed: AtomicBool,
     /// When each plugin-running thread began its present message, in milliseconds since `started`, plus one; 0 if idle.
-    busy_since_ms: Box<[AtomicU64]>,
+    busy_since_ms: Box<[OwnLine]>,
     started: Option<Instant>,
     /// Transactions recorded and batches committed since the start.
     pub transactions: AtomicU64,
     /// Batches committed since the start.
     pub batches: AtomicU64,
-    /// Queries executed since the start.
-    pub queries: AtomicU64,
+    /// Queries executed since the start, by thread.
+    queries: Box<[OwnLine]>,
     /// Objects as of the last batch handed to the committer.
     pub objects: AtomicU64,
     /// The id that the next new object gets, as of the last durable batch.
@@ -374,8 +379,9 @@ pub struct Vitals {
 
 impl Vitals {
     fn new(threads: usize) -> Vitals {
-        let busy_since_ms = (0..threads).map(|_| AtomicU64::new(0)).collect();
-        Vitals { busy_since_ms, started: Some(Instant::now()), ..Vitals::default() }
+        let busy_since_ms = (0..threads).map(|_| OwnLine::default()).collect();
+        let queries = (0..threads).map(|_| OwnLine::default()).collect();
+        Vitals { busy_since_ms, queries, started: Some(Instant::now()), ..Vitals::default() }
     }
 
     fn now_ms(&self) -> u64 {
@@ -383,11 +389,11 @@ impl Vitals {
     }
 
     fn busy(&self, thread: usize) {
-        self.busy_since_ms[thread].store(self.now_ms() + 1, Ordering::Relaxed);
+        self.busy_since_ms[thread].0.store(self.now_ms() + 1, Ordering::Relaxed);
     }
 
     fn idle(&self, thread: usize) {
-        self.busy_since_ms[thread].store(0, Ordering::Relaxed);
+        self.busy_since_ms[thread].0.store(0, Ordering::Relaxed);
     }
 
     fn fail(&self, message: String) {
@@ -405,10 +411,15 @@ impl Vitals {
         self.fatal.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Queries executed since the start.
+    pub fn queries(&self) -> u64 {
+        self.queries.iter().map(|queries| queries.0.load(Ordering::Relaxed)).sum()
+    }
+
     /// How long the longest message under way has taken, in milliseconds.
     pub fn longest_call_ms(&self) -> u64 {
         let now = self.now_ms() + 1;
-        let since = |busy: &AtomicU64| busy.load(Ordering::Relaxed);
+        let since = |busy: &OwnLine| busy.0.load(Ordering::Relaxed);
         self.busy_since_ms
             .iter()
             .map(since)

@@ -115,7 +115,7 @@ impl QueryWorker {
         self.vitals.busy(self.thread);
         let result = self.execute(object, method, arguments);
         self.vitals.idle(self.thread);
-        self.vitals.queries.fetch_add(1, Ordering::Relaxed);
+        self.vitals.queries[self.thread].0.fetch_add(1, Ordering::Relaxed);
         result.map_err(Refusal::Failed)
     }
 

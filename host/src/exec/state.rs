@@ -36,8 +36,7 @@ pub trait State {
 /// The executor's state: everything that was recorded, durable or not.
 impl State for Reader {
     fn object(&mut self, object: ObjectId) -> Result<Option<Arc<ObjectRecord>>, Failure> {
-        let version = self.newest(object).map_err(storage)?;
-        Ok(version.and_then(|version| version.record.clone()))
+        self.newest_record(object).map_err(storage)
     }
 
     fn last_in_schema(&mut self, object: ObjectId, schema: u32) -> Result<Option<Arc<ObjectRecord>>, Failure> {

@@ -50,6 +50,8 @@ pub(super) struct Scratch {
     resending: Vec<(usize, resend::Resending)>,
     buffers: Vec<CallBuffers>,
     slots: Vec<Vec<u8>>,
+    /// Emptied lists for what a turn changed.
+    changes: Changes,
 }
 
 /// A message that is being executed.
@@ -120,13 +122,25 @@ impl Scratch {
 
     /// Takes what the turn changed: objects in the order of their ids, names in theirs.
     pub(super) fn take_changes(&mut self) -> Changes {
-        let mut writes: Vec<_> = self.writes.drain().collect();
+        let (mut writes, mut names) = std::mem::take(&mut self.changes);
+        writes.extend(self.writes.drain());
         writes.sort_unstable_by_key(|(object, _)| *object);
         // Draining costs what the map has room for, and one large transaction must not cost all later ones.
         if self.writes.capacity() > 4 * 1024 {
             self.writes = FxHashMap::default();
         }
-        (writes, std::mem::take(&mut self.names).into_iter().collect())
+        names.extend(std::mem::take(&mut self.names));
+        (writes, names)
+    }
+
+    /// Gives back what [`take_changes`](Self::take_changes) gave, for its memory.
+    pub(super) fn give_back(&mut self, (mut writes, mut names): Changes) {
+        // That of one large transaction is not kept for ever.
+        if writes.capacity() <= 4 * 1024 && names.capacity() <= 4 * 1024 {
+            writes.clear();
+            names.clear();
+            self.changes = (writes, names);
+        }
     }
 
     /// Gives buffers back for the next call.

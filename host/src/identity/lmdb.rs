@@ -519,6 +519,11 @@ impl ReadTxn {
         Ok(())
     }
 
+    /// On how many pages a database has its entries.
+    pub(super) fn leaf_pages(&self, db: Db) -> Result<u64, StorageError> {
+        Ok(statistics(&self.txn, &self.env, db)?.ms_leaf_pages as u64)
+    }
+
     /// How many entries a database has.
     pub(super) fn count(&self, db: Db) -> Result<u64, StorageError> {
         count(&self.txn, &self.env, db)
@@ -666,6 +671,10 @@ fn get<'txn>(txn: &'txn impl Transaction, env: &Env, db: Db, key: &[u8]) -> Resu
 }
 
 fn count(txn: &impl Transaction, env: &Env, db: Db) -> Result<u64, StorageError> {
+    Ok(statistics(txn, env, db)?.ms_entries as u64)
+}
+
+fn statistics(txn: &impl Transaction, env: &Env, db: Db) -> Result<lmdb_sys::MDB_stat, StorageError> {
     let mut stat = lmdb_sys::MDB_stat {
         ms_psize: 0,
         ms_depth: 0,
@@ -678,7 +687,7 @@ fn count(txn: &impl Transaction, env: &Env, db: Db) -> Result<u64, StorageError>
     // SAFETY: the transaction and the database handle belong to the same open environment, and `stat` outlives the call.
     let code = unsafe { lmdb_sys::mdb_stat(txn.txn(), env.0.databases[db.0].dbi(), &mut stat) };
     match code {
-        0 => Ok(stat.ms_entries as u64),
+        0 => Ok(stat),
         code => Err(failed(env.path(), lmdb::Error::from_err_code(code))),
     }
 }

@@ -77,7 +77,7 @@ pub use self::{
     },
     version::{NameVersion, Pointers, Version},
     walk::ObjectWalk,
-    write::{CheckpointPlan, ClosedBatch, Committer, Keep, RequestMemory, Writer},
+    write::{Amount, CheckpointPlan, ClosedBatch, Committer, Keep, RequestMemory, Writer},
 };
 use self::{
     history::History,
@@ -181,6 +181,8 @@ pub struct Identity {
     /// The transaction that the table has reached. Written by the checkpointer alone, after the table's commit and before
     /// anything leaves the overlay; a reader that misses in the overlay looks here whether its view of the table is too old.
     reached: AtomicU64,
+    /// On how many pages of the table the objects are. Written by the checkpointer.
+    object_pages: AtomicU64,
     /// Whether a checkpoint is under way. Set by the executor, cleared by the checkpointer.
     checkpointing: AtomicBool,
 }
@@ -204,10 +206,8 @@ pub struct Resume {
     pub incarnation: Incarnation,
     /// The generations in force: plugin name and digest.
     pub generations: Arc<[(String, [u8; 32])]>,
-    /// How many transactions were replayed because the object table had not seen them.
-    pub replayed: u64,
-    /// How many bytes of history that were.
-    pub(in crate::identity) replayed_bytes: u64,
+    /// What was replayed because the object table had not seen it.
+    pub replayed: Amount,
 }
 
 impl Resume {
@@ -259,7 +259,7 @@ impl Identity {
         let table = Identity::open_table(place, &history, read_only)?;
         // The table first: the history is then at least as new, also beside a live host.
         let tabled = table.read()?;
-        let reached = tabled.reached()?;
+        let (reached, object_pages) = (tabled.reached()?, tabled.object_pages()?);
         let view = history.read()?;
         let head = view.head()?;
         if reached.tid > head.tid {
@@ -276,6 +276,7 @@ impl Identity {
             requests: Overlay::new(),
             head: ArcSwap::from_pointee(head),
             reached: AtomicU64::new(reached.tid.0),
+            object_pages: AtomicU64::new(object_pages),
             checkpointing: AtomicBool::new(false),
         });
         let resume = identity.replay(reached, tabled, head)?;
@@ -326,6 +327,11 @@ impl Identity {
     /// The transaction up to which the object table has come.
     pub fn reached(&self) -> Tid {
         Tid(self.reached.load(Ordering::Acquire))
+    }
+
+    /// On how many pages of the object table the objects are, as of the last checkpoint.
+    pub fn object_pages(&self) -> u64 {
+        self.object_pages.load(Ordering::Relaxed)
     }
 
     /// How many objects the overlay holds.
@@ -478,11 +484,13 @@ impl Identity {
         // On the very view that was asked how far the table has come: a live host may bring it further meanwhile.
         let mut reader = Reader::on(self.clone(), from, tabled);
         let view = self.history.read()?;
-        let mut replayed_bytes = 0;
+        let mut replayed = Amount::default();
         view.walk(from.next(), |batch| {
-            replayed_bytes += batch.length() as u64;
+            replayed.bytes += batch.length() as u64;
             for (tid, transaction) in batch.transactions().skip_while(|(tid, _)| *tid <= from) {
                 let transaction = transaction.map_err(|error| view.damaged(tid, error.to_string()))?;
+                replayed.transactions += 1;
+                replayed.writes += transaction.writes.len() as u64;
                 for write in &transaction.writes {
                     let before = reader.newest(write.object)?;
                     let version = Version::after(before.as_deref(), tid, write.record.clone());
@@ -511,7 +519,7 @@ impl Identity {
         let last =
             view.with_batch(head.tid, |batch| Ok((batch.header.incarnation, batch.header.generations.clone())))?;
         let (incarnation, generations) = last.unwrap_or_else(|| (Incarnation(0), Arc::new([])));
-        Ok(Resume { next_object, census, incarnation, generations, replayed: head.tid.0 - from.0, replayed_bytes })
+        Ok(Resume { next_object, census, incarnation, generations, replayed })
     }
 
     /// Brings the object table to what the plan says and drops that from the overlay. For one thread, the checkpointer.
@@ -540,6 +548,7 @@ impl Identity {
             superseded: Vec::new(),
             memory: plan.memory,
         })?;
+        self.object_pages.store(self.table.read()?.object_pages()?, Ordering::Relaxed);
         self.reached.store(until.0, Ordering::Release);
         self.objects.settle(until, plan.keep.objects, plan.keep.bytes);
         self.names.settle(until, plan.keep.objects, plan.keep.bytes / 8);

@@ -118,6 +118,15 @@ impl<K: Hash + Eq + Clone, V: Clone> Overlay<K, V> {
         self.read(key, |versions| Some(versions.newest.clone()))
     }
 
+    /// What `look` makes of the newest version.
+    pub(super) fn look_at_newest<Q, R>(&self, key: &Q, look: impl FnOnce(&V) -> R) -> Option<R>
+    where
+        K: Borrow<Q>,
+        Q: Hash + Eq + ?Sized,
+    {
+        self.read(key, |versions| Some(look(&versions.newest.1)))
+    }
+
     /// The newest version made by transaction `at` or before.
     pub(super) fn newest_at<Q>(&self, key: &Q, at: Tid) -> Option<(Tid, V)>
     where

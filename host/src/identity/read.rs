@@ -107,6 +107,18 @@ impl Reader {
         }
     }
 
+    /// The object of its [`newest`](Self::newest) version; none if there is none any more.
+    ///
+    /// # Errors
+    ///
+    /// If the storage fails or the row is damaged.
+    pub fn newest_record(&mut self, object: ObjectId) -> Result<Option<Arc<ObjectRecord>>, StorageError> {
+        match self.identity.objects.look_at_newest(&object, |version| version.record.clone()) {
+            Some(record) => Ok(record),
+            None => Ok(self.table(|table| table.object(object))?.and_then(|version| version.record)),
+        }
+    }
+
     /// An object's version in a snapshot: as of `snapshot`, which was the head when the snapshot was taken.
     ///
     /// # Errors

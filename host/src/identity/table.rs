@@ -470,6 +470,11 @@ impl TableView {
         rows
     }
 
+    /// On how many pages the objects are.
+    pub(super) fn object_pages(&self) -> Result<u64, StorageError> {
+        self.txn.leaf_pages(OBJECTS)
+    }
+
     /// How many objects, names and request ids there are to walk.
     pub(super) fn rows(&self) -> Result<u64, StorageError> {
         let requests = self.request_rows()?;

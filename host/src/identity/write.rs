@@ -50,8 +50,18 @@ struct Mark {
     tid: Tid,
     next_object: u64,
     census: Census,
-    /// See [`Writer::recorded_bytes`].
-    recorded_bytes: u64,
+    recorded: Amount,
+}
+
+/// A stretch of the history.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Amount {
+    /// How many transactions.
+    pub transactions: u64,
+    /// How many versions of objects they made.
+    pub writes: u64,
+    /// How many bytes they take.
+    pub bytes: u64,
 }
 
 /// Which request ids are remembered.
@@ -97,10 +107,9 @@ pub struct Writer {
     marks: VecDeque<Mark>,
     /// While a checkpoint is under way, what it works on must not leave the overlay.
     checkpoint: Option<Mark>,
-    /// How many bytes of transactions were recorded since the object table was last up to date, the replayed ones included, and
-    /// how many of them it has reached since.
-    recorded_bytes: u64,
-    reached_bytes: u64,
+    /// What was recorded since the start, what was replayed then included, and how much of that the object table has reached.
+    recorded: Amount,
+    reached: Amount,
     epoch: u64,
     versions: Versions,
     /// The versions of objects before those. Kept for its memory, as they are.
@@ -111,8 +120,8 @@ impl Writer {
     /// A writer that goes on where the identity was when it was opened.
     pub fn new(identity: Arc<Identity>, resume: &Resume) -> Writer {
         let tid = identity.head().tid;
-        let recorded_bytes = resume.replayed_bytes;
-        let mark = Mark { tid, next_object: resume.next_object, census: resume.census.clone(), recorded_bytes };
+        let recorded = resume.replayed;
+        let mark = Mark { tid, next_object: resume.next_object, census: resume.census.clone(), recorded };
         Writer {
             reader: Reader::new(identity),
             next_tid: tid.next(),
@@ -123,8 +132,8 @@ impl Writer {
             base: None,
             marks: [mark].into(),
             checkpoint: None,
-            recorded_bytes,
-            reached_bytes: 0,
+            recorded,
+            reached: Amount::default(),
             epoch: 0,
             versions: Versions::default(),
             before: Vec::new(),
@@ -191,6 +200,7 @@ impl Writer {
             count(&mut self.census, *object, before.as_deref(), version);
         }
         self.open.push(draft, &self.versions);
+        self.recorded.writes += draft.writes.len() as u64;
         self.show(tid, draft);
         self.next_tid = tid.next();
         Ok(tid)
@@ -226,7 +236,7 @@ impl Writer {
             && let Some(until) = self.checkpoint.take()
             && identity.reached() >= until.tid
         {
-            self.reached_bytes = until.recorded_bytes;
+            self.reached = until.recorded;
         }
     }
 
@@ -245,9 +255,10 @@ impl Writer {
             epoch: self.epoch,
         };
         if !batch.is_empty() {
-            self.recorded_bytes += batch.transactions.bytes() as u64;
-            let (next_object, census, recorded_bytes) = (self.next_object, self.census.clone(), self.recorded_bytes);
-            let mark = Mark { tid: batch.last, next_object, census, recorded_bytes };
+            self.recorded.transactions += batch.len() as u64;
+            self.recorded.bytes += batch.transactions.bytes() as u64;
+            let (next_object, census, recorded) = (self.next_object, self.census.clone(), self.recorded);
+            let mark = Mark { tid: batch.last, next_object, census, recorded };
             self.marks.push_back(mark);
         }
         self.batch_first = self.next_tid;
@@ -264,7 +275,7 @@ impl Writer {
         self.marks.truncate(1);
         let mark = &self.marks[0];
         (self.next_object, self.census) = (mark.next_object, mark.census.clone());
-        self.recorded_bytes = mark.recorded_bytes;
+        self.recorded = mark.recorded;
         self.next_tid = durable.next();
         self.batch_first = self.next_tid;
         (self.open, self.base) = (BatchBuilder::default(), None);
@@ -277,10 +288,14 @@ impl Writer {
         identity.head().tid.0 - identity.reached().0
     }
 
-    /// How many bytes the transactions take in the history that the object table has not seen, but for the open batch.
-    pub fn lag_bytes(&mut self) -> u64 {
+    /// What the object table has not seen, but for the open batch.
+    pub fn behind(&mut self) -> Amount {
         self.see_checkpoint_end();
-        self.recorded_bytes - self.reached_bytes
+        Amount {
+            transactions: self.recorded.transactions - self.reached.transactions,
+            writes: self.recorded.writes - self.reached.writes,
+            bytes: self.recorded.bytes - self.reached.bytes,
+        }
     }
 
     /// What a checkpoint now has to do; none if one is under way or there is nothing to do.

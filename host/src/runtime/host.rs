@@ -198,7 +198,7 @@ impl Runtime {
             identity.id(),
             identity.head().tid,
             incarnation.0,
-            resume.replayed,
+            resume.replayed.transactions,
             started.elapsed()
         );
         Ok(Runtime {
@@ -289,6 +289,16 @@ impl Runtime {
             }),
             Action::Indexes => self.read(reply, |worker| finding::indexes(worker.reader())),
         }
+    }
+
+    /// Does something on a query thread, for applications that hold the host in their own process: many queries with one hand-over.
+    /// While it lasts the thread does nothing else, and no plugin that is replaced can be unloaded.
+    ///
+    /// # Errors
+    ///
+    /// If the queue is full or the host is stopping; then it is dropped.
+    pub fn with_query_thread(&self, work: impl FnOnce(&mut QueryWorker) + Send + 'static) -> Result<(), Refusal> {
+        self.engine.query(work)
     }
 
     /// Says where applications connect, for the status.

@@ -46,7 +46,7 @@ impl Collector for HostMetrics {
         let report = self.operator.swapper.retirement.report();
         counter("theseus_transactions", "Transactions made durable", vitals.transactions.load(Ordering::Relaxed))?;
         counter("theseus_batches", "Batches committed", vitals.batches.load(Ordering::Relaxed))?;
-        counter("theseus_queries", "Queries executed", vitals.queries.load(Ordering::Relaxed))?;
+        counter("theseus_queries", "Queries executed", vitals.queries())?;
         counter("theseus_plugins_unloaded", "Replaced plugins that were unloaded", report.unloaded())?;
         counter("theseus_rollbacks", "Swaps that were taken back", self.operator.swapper.rollbacks())?;
         let found = &self.found;

@@ -126,6 +126,6 @@ fn start_note(resume: &Resume, incarnation: Incarnation) -> Vec<u8> {
         ("host", Value::Text(VERSION.to_owned())),
         ("abi", Value::Int(theseus_abi::ABI_VERSION.into())),
         ("incarnation", Value::Int(incarnation.0.into())),
-        ("replayed", Value::Int(resume.replayed.into())),
+        ("replayed", Value::Int(resume.replayed.transactions.into())),
     ])
 }

@@ -1,0 +1,127 @@
+//! When the object table is brought forward, and how far it may lag behind.
+
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+
+use super::{Executor, Vitals, request_memory};
+use crate::identity::{CheckpointPlan, Identity, Keep};
+
+/// How often readers that keep old pages in use are looked for, at least.
+const LET_GO_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long the object table may stay behind while there is always something to do: an index that was made is begun with a
+/// checkpoint.
+const TABLE_AGE_MAX: Duration = Duration::from_secs(5);
+
+/// How many rows one step of making or dropping an index goes through: milliseconds for which a checkpoint may have to wait.
+const INDEX_STEP_ROWS: usize = 10_000;
+
+/// How long the executor waits for the table at most before it looks after everything else.
+const WAIT_MAX: Duration = Duration::from_secs(5);
+
+/// Brings the object table forward. Want of room passes; any other failure is the host's end.
+pub(super) fn checkpointer(
+    identity: &Identity,
+    plans: &Receiver<CheckpointPlan>,
+    is_stuck: &AtomicBool,
+    vitals: &Vitals,
+) {
+    // A start goes on with the indexes that the host before has left unfinished.
+    let mut indexing = true;
+    loop {
+        let started = Instant::now();
+        let done = match plans.recv_timeout(if indexing { Duration::ZERO } else { LET_GO_INTERVAL }) {
+            Ok(plan) => identity.checkpoint(plan).map(|()| {
+                log::debug!("the object table has reached {} in {:?}", identity.reached(), started.elapsed());
+                is_stuck.store(false, Ordering::Relaxed);
+                true
+            }),
+            Err(RecvTimeoutError::Timeout) if indexing => identity.index_step(INDEX_STEP_ROWS),
+            // A checkpoint sees to the readers too.
+            Err(RecvTimeoutError::Timeout) => identity.let_go_of_readers().map(|()| false),
+            Err(RecvTimeoutError::Disconnected) => break,
+        };
+        indexing = matches!(done, Ok(true));
+        match done {
+            Ok(_) => {}
+            // Tried again and again, so told once.
+            Err(error) if error.is_full() => {
+                if !is_stuck.swap(true, Ordering::Relaxed) {
+                    log::warn!("the object table stays at {} and is tried again: {error}", identity.reached());
+                }
+            }
+            Err(error) => vitals.fail(error.to_string()),
+        }
+    }
+}
+
+impl Executor {
+    /// Has the object table brought forward when it lags, and waits for it when it lags too much.
+    pub(super) fn see_to_the_table(&mut self) {
+        while let Some((tid, _)) = self.superseded.front()
+            && *tid <= self.writer.reader().identity().head().tid
+        {
+            self.superseded.pop_front();
+        }
+        let (due, _) = self.lag();
+        if due || self.checkpointed.elapsed() >= TABLE_AGE_MAX {
+            self.checkpoint();
+        }
+        // The table cannot keep up: what it has not seen must stay bounded.
+        let until = Instant::now() + WAIT_MAX;
+        while self.lag().1 && !self.is_hopeless() && Instant::now() < until {
+            self.checkpoint();
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Whether a checkpoint is due, and whether it is so overdue that commands have to wait for it.
+    fn lag(&mut self) -> (bool, bool) {
+        let (settings, behind) = (&self.config.identity, self.writer.behind());
+        let reaches = |part: u64| {
+            behind.transactions >= settings.tail_transactions_max / part
+                || behind.bytes >= settings.tail_bytes_max / part
+        };
+        let (mut due, mut overdue) = (reaches(2), reaches(1));
+        // A checkpoint takes memory for each page that it changes: of a table so large that most writes meet another page, few.
+        let pages_max = settings.checkpoint_pages_max;
+        if self.writer.reader().identity().object_pages() > pages_max {
+            due |= behind.writes >= pages_max / 4;
+            overdue |= behind.writes >= pages_max / 4 * 3;
+        }
+        (due, overdue)
+    }
+
+    /// Whether waiting for the table is in vain.
+    fn is_hopeless(&self) -> bool {
+        self.vitals.fatal().is_some()
+            || self.table_is_stuck.load(Ordering::Relaxed)
+            || self.verdict.is_failed(self.writer.epoch())
+    }
+
+    /// Has the object table brought up to date before the end, so that the next start has nothing to make up for. Given up if that
+    /// fails, or takes longer than stopping may: then it is made up for.
+    pub(super) fn finish_the_table(&mut self) {
+        let until = Instant::now() + Duration::from_millis(self.config.execution.drain_ms_max);
+        while self.writer.lag() > 0 && !self.is_hopeless() && Instant::now() < until {
+            self.checkpoint();
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Has the object table brought up to date, unless that is being done.
+    pub(super) fn checkpoint(&mut self) {
+        self.checkpointed = Instant::now();
+        let settings = &self.config.identity;
+        let keep = Keep { objects: settings.cache_objects_max, bytes: settings.cache_bytes_max };
+        if let Some(plan) = self.writer.plan_checkpoint(request_memory(settings), keep) {
+            // Fails only if the checkpointer is gone, and then the host is about to end.
+            _ = self.plans.send(plan);
+        }
+    }
+}
