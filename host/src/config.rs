@@ -134,7 +134,7 @@ section! {
         /// How many bytes a second the host verifies in the background, round after round; 0 for none.
         patrol_bytes_per_second: u64 = 2 << 20, None;
         /// How many transactions the object table may lag behind the history; they are replayed at the next start.
-        tail_transactions_max: u64 = 1_000_000, Some(1);
+        tail_transactions_max: u64 = 400_000, Some(1);
         /// How many bytes of history the object table may lag behind; they are in memory until it has them.
         tail_bytes_max: u64 = 256 << 20, Some(1);
         /// How many pages of the object table one checkpoint may change. Each takes 4 kB of memory while it is under way.
