@@ -621,7 +621,7 @@ mod tests {
             json!({ "names": [{ "name": "visits", "id": 7, "behavior": "counter.Counter" }], "more": true, "next": "visits", "at": 9 })
         );
         let page = answer(&Answer::History { transactions: vec![], next: Some(4), packed: None });
-        assert_eq!(page, json!({ "transactions": [], "next": 4 }));
+        assert_eq!(page, json!({ "transactions": [], "next": 4, "packed": null }));
     }
 
     #[test]
