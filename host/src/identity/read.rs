@@ -323,7 +323,7 @@ impl Reader {
         let next = given.last().filter(|_| more).cloned();
         let mut names = Vec::with_capacity(given.len());
         for name in given {
-            if let Some(object) = self.snapshot_name(&name, at)? {
+            if let Some(object) = self.name_as_of(&name, at)? {
                 names.push((name, object));
             }
         }
