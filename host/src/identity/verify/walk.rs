@@ -1,5 +1,5 @@
-//! The walk along the history. One thread reads records and checks their hashes, another one takes them apart and keeps what they say;
-//! what the first reads the second looks at in place.
+//! The walk along the history. One thread reads records, checks their hashes and takes them apart, another one keeps what they say; what
+//! the first reads the second looks at in place.
 
 use std::thread;
 
@@ -18,7 +18,7 @@ use super::{
 };
 
 /// How many records may wait for the second thread.
-const QUEUE: usize = 64;
+const QUEUE: usize = 16;
 
 /// How many bytes of history are walked with one view. A view that is kept makes the file of a live host grow.
 const VIEW_BYTES: u64 = 256 << 20;
@@ -52,7 +52,9 @@ struct Checked<'a> {
 
 struct Content<'a> {
     first: Tid,
-    transactions: Vec<&'a [u8]>,
+    /// Each with the number of changes up to its end.
+    transactions: Vec<(Result<RawTransaction<'a>, DecodeError>, usize)>,
+    changes: Vec<Change<'a>>,
     /// What is wrong with its links, although it can be read.
     unlinked: Vec<Damage>,
 }
@@ -127,9 +129,12 @@ impl Walk {
             Err(damage) => return self.damage.push(damage),
         };
         self.damage.extend(content.unlinked);
-        for (tid, bytes) in (content.first.0..).map(Tid).zip(content.transactions) {
+        let mut begin = 0;
+        for (tid, (transaction, end)) in (content.first.0..).map(Tid).zip(content.transactions) {
             self.transactions += 1;
-            match RawTransaction::read(bytes, |change| self.change(tid, &change)) {
+            let made = content.changes[begin..end].iter().try_for_each(|change| self.change(tid, change));
+            begin = end;
+            match made.and(transaction) {
                 Ok(transaction) => {
                     if transaction.target.is_none() && transaction.method == PACK {
                         self.pack(tid, transaction.arguments);
@@ -206,5 +211,14 @@ fn check<'a>(before: Head, key: &[u8], value: &'a [u8]) -> Checked<'a> {
         unlinked.push(Damage { place: place(), problem });
     }
     let (first, broken) = (header.first, header.first != expected_first);
-    Checked { bytes, content: Ok(Content { first, transactions: view.into_encoded(), unlinked }), head, broken }
+    let encoded = view.into_encoded();
+    let (mut transactions, mut changes) = (Vec::with_capacity(encoded.len()), Vec::with_capacity(encoded.len()));
+    for bytes in encoded {
+        let transaction = RawTransaction::read(bytes, |change| {
+            changes.push(change);
+            Ok(())
+        });
+        transactions.push((transaction, changes.len()));
+    }
+    Checked { bytes, content: Ok(Content { first, transactions, changes, unlinked }), head, broken }
 }
