@@ -66,6 +66,7 @@ fn what_is_kept_is_what_it_was_and_what_is_gone_is_said_to_be_gone() {
         }
         let history = client.get("/v1/objects/visits/history").lines();
         assert_eq!(history[0], json!({ "packed": before }));
+        assert!(home.cli(&["undo", &before.to_string()]).failed(1).contains("packed: what was done up to"));
         assert!(history[1..].iter().all(|line| line["tid"].as_u64().unwrap() > before));
         assert_eq!(client.get("/v1/history").lines()[1]["tid"], before + 1);
         assert_eq!(client.get(&format!("/v1/history?from={}", before + 1)).lines()[0]["tid"], before + 1);

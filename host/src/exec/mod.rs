@@ -64,8 +64,8 @@ use self::{
 use crate::{
     config,
     identity::{
-        Base, Census, Head, Identity, Incarnation, Outcome, Reader, RecordedFailure, RequestMemory, Resume, Tid,
-        UndoError, UndoPlan, UndoRefusal,
+        Base, Census, Head, Identity, Incarnation, Outcome, Reader, RecordedFailure, RequestMemory, Resume,
+        StorageError, Tid, UndoError, UndoPlan, UndoRefusal,
     },
     plugin::Generation,
 };
@@ -227,6 +227,7 @@ pub enum Doing {
 pub fn plan_undo(reader: &mut Reader, tids: &[Tid]) -> Result<UndoPlan, Refusal> {
     reader.plan_undo(tids).map_err(|error| match error {
         UndoError::Refused(refusal) => refusal.into(),
+        UndoError::Storage(StorageError::Packed { before }) => UndoRefusal::Packed { before }.into(),
         UndoError::Storage(error) => state::storage(error).into(),
     })
 }

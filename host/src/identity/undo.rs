@@ -54,6 +54,12 @@ pub enum UndoRefusal {
         /// The last there is.
         last: Tid,
     },
+    /// It was packed away, and with it what was there before.
+    #[error("what was done up to transaction {before} was packed away, so it cannot be undone any more")]
+    Packed {
+        /// The last transaction that was.
+        before: Tid,
+    },
     /// The host itself did it, not a client.
     #[error("transaction {tid} is {method}, which only the host itself can take back")]
     NotUndoable {

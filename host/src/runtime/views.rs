@@ -297,6 +297,7 @@ pub(super) fn refusal(refusal: &Refusal) -> ActionError {
 fn not_undone(refusal: &UndoRefusal) -> ActionError {
     let (code, kind, tid) = match refusal {
         UndoRefusal::NoSuchTransaction { .. } => (codes::NO_SUCH_TRANSACTION, None, None),
+        UndoRefusal::Packed { .. } => (codes::PACKED, None, None),
         UndoRefusal::NotUndoable { tid, .. } => (codes::NOT_UNDOABLE, None, Some(tid.0)),
         UndoRefusal::WrittenSince { by, .. } => (codes::UNDO_CONFLICT, Some("written_since"), Some(by.0)),
         UndoRefusal::NeededSince { by, .. } => (codes::UNDO_CONFLICT, Some("needed_since"), Some(by.0)),

@@ -77,6 +77,9 @@ impl Loaded {
     }
 }
 
+/// Target, method, arguments, delay and period of a message.
+pub(crate) type Posted = (u64, String, Vec<u8>, u64, u64);
+
 /// What the host did, for the tests to look at.
 #[derive(Default)]
 pub(crate) struct State {
@@ -85,8 +88,8 @@ pub(crate) struct State {
     pub(crate) log: Vec<(u8, String, String)>,
     pub(crate) upgrade: Option<Value>,
     pub(crate) parents: BTreeMap<u64, Vec<u64>>,
-    /// Target, method, arguments, delay and period of what was posted and not cancelled.
-    pub(crate) posted: Vec<Option<(u64, String, Vec<u8>, u64, u64)>>,
+    /// What was posted; none for what was cancelled.
+    pub(crate) posted: Vec<Option<Posted>>,
     tables: BTreeMap<String, BehaviorTableRef>,
 }
 
