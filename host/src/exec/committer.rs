@@ -33,7 +33,7 @@ pub(super) struct Commit {
 pub(super) struct Answer {
     pub reply: Reply,
     pub tid: Option<Tid>,
-    pub outcome: Arc<Outcome>,
+    pub outcome: Outcome,
     pub pause_us: u64,
     /// Method and arguments, which nobody needs any more. Another thread made them, so freeing them takes long, and the committer
     /// has more time than the executor.

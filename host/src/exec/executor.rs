@@ -60,6 +60,10 @@ const IDLE: Duration = Duration::from_millis(250);
 /// After how many commands the executor looks whether to hand over, if it has more at hand and the batch is not full.
 const LOOK_EACH: usize = 16;
 
+/// For how many commands at hand the executor has the objects brought near the processor at once: enough that it need not wait for one
+/// after another, few enough that the first is not driven away by the last.
+const FORESEE: usize = 16;
+
 /// Starts the executor, the committer and the checkpointer.
 pub(super) fn start(
     start: &Start<'_>,
@@ -101,6 +105,7 @@ pub(super) fn start(
         checkpointed: Instant::now(),
         stopping: false,
         sweeping: None,
+        foreseen: 0,
     };
     let (waiting, set_aside) = executor.count_messages();
     vitals.messages_waiting.store(waiting, Ordering::Relaxed);
@@ -149,14 +154,16 @@ struct Executor {
     stopping: bool,
     /// The collection under way.
     sweeping: Option<Box<Sweeping>>,
+    /// Of how many of the next commands the objects are near the processor already.
+    foreseen: usize,
 }
 
 /// What one command comes to.
 enum Executed {
     /// A transaction was recorded.
-    Recorded { tid: Tid, outcome: Arc<Outcome>, pause_us: u64 },
+    Recorded { tid: Tid, outcome: Outcome, pause_us: u64 },
     /// A query, or the repetition of a request: nothing new was recorded.
-    Answered { tid: Option<Tid>, outcome: Arc<Outcome> },
+    Answered { tid: Option<Tid>, outcome: Outcome },
     /// Nothing was done.
     Refused(Refusal),
 }
@@ -211,7 +218,11 @@ impl Executor {
             self.committer = self.ready.recv().ok();
             return Next::Nothing;
         }
+        if self.foreseen == 0 {
+            self.foresee();
+        }
         if let Some(command) = self.queue.next() {
+            self.foreseen = self.foreseen.saturating_sub(1);
             return Next::Command(command);
         }
         let patience = match &self.committer {
@@ -238,6 +249,17 @@ impl Executor {
             recv(bell) -> _ => Next::Nothing,
             default(patience) => if idle { Next::Rest } else { Next::Nothing },
         }
+    }
+
+    /// Has what the next commands are going to need brought near the processor.
+    fn foresee(&mut self) {
+        let receiver = |command: &Command| match command.doing {
+            Doing::Send { object: ObjectName::Id(object), .. } => Some(object),
+            _ => None,
+        };
+        let coming = self.queue.coming().take(FORESEE);
+        self.foreseen = self.queue.in_hand().min(FORESEE);
+        self.writer.identity().foresee(coming.filter_map(receiver));
     }
 
     /// Whether the open batch may have to be handed over. While commands come one after another, that is asked for now and then.
@@ -347,7 +369,7 @@ impl Executor {
         }
     }
 
-    fn answer(&mut self, reply: Reply, tid: Option<Tid>, outcome: Arc<Outcome>, pause_us: u64) {
+    fn answer(&mut self, reply: Reply, tid: Option<Tid>, outcome: Outcome, pause_us: u64) {
         self.answers.push(Answer { reply, tid, outcome, pause_us, spent: self.spent.take() });
     }
 
@@ -368,7 +390,7 @@ impl Executor {
             }
             Doing::Look { look } => {
                 look(&self.plugins, self.writer.census());
-                Executed::Answered { tid: None, outcome: Arc::new(Outcome::Done([].into())) }
+                Executed::Answered { tid: None, outcome: Outcome::Done([].into()) }
             }
             Doing::Install { what, generations, removed, admit, note, remember } => {
                 self.install(what, (&generations, &removed), admit, &note, remember)
@@ -383,7 +405,7 @@ impl Executor {
             Doing::Pack { base, note } => self.pack(base, &note),
             Doing::Checkpoint => {
                 self.checkpoint();
-                Executed::Answered { tid: None, outcome: Arc::new(Outcome::Done([].into())) }
+                Executed::Answered { tid: None, outcome: Outcome::Done([].into()) }
             }
             Doing::Collect { step, report } => self.collect(step, report),
             Doing::Parents { object, parents } => self.set_parents(&object, &parents, request_id),
@@ -410,9 +432,8 @@ impl Executor {
             }
             // What never reached the author's code, or failed by no fault of it, has no place in the history.
             Err(failure) if !command || !entered || is_unrecorded(failure.code) => return failure.into(),
-            Err(failure) => Outcome::Failed(failure.into()),
+            Err(failure) => Outcome::failed(failure),
         };
-        let outcome = Arc::new(outcome);
         if !command {
             return Executed::Answered { tid: None, outcome };
         }
@@ -427,7 +448,7 @@ impl Executor {
     /// Writes a plugin's request for a restart cycle into the history, from where the runtime takes it.
     fn note_upgrade(&mut self, requested_by: ObjectId, request: &[u8], time_us: u64) {
         self.scratch.clear();
-        let outcome = Arc::new(Outcome::Done([].into()));
+        let outcome = Outcome::Done([].into());
         let noted = self.record(Recording {
             request_id: None,
             target: Some(requested_by),
@@ -483,7 +504,7 @@ impl Executor {
                     Some(id) => ValueWriter::new(&mut result).reference(id),
                     None => ValueWriter::new(&mut result).null(),
                 }
-                let outcome = Arc::new(Outcome::Done(result.into()));
+                let outcome = Outcome::Done(result.into());
                 self.record(Recording { request_id, target: None, method, arguments: &note, time_us, seed, outcome })
             }
             Err(failure) => failure.into(),
@@ -522,7 +543,7 @@ impl Executor {
             Ok(None) => {}
             Err(error) => return storage(error).into(),
         }
-        let outcome = Arc::new(Outcome::Done([].into()));
+        let outcome = Outcome::Done([].into());
         let (request_id, target, seed) = (None, None, 0);
         self.record(Recording { request_id, target, method: what, arguments: note, time_us, seed, outcome })
     }
@@ -533,7 +554,7 @@ impl Executor {
         let changes = self.scratch.take_changes();
         let (writes, names) = &changes;
         let draft =
-            Draft { request_id, target, method, arguments, time_us, seed, outcome: outcome.clone(), writes, names };
+            Draft { request_id, target, method, arguments, time_us, seed, outcome: &outcome, writes, names };
         let recorded = self.writer.record(&draft);
         if self.sweeping.is_some() {
             self.touch(target, writes, names);
@@ -581,7 +602,7 @@ struct Recording<'a> {
     arguments: &'a [u8],
     time_us: u64,
     seed: u64,
-    outcome: Arc<Outcome>,
+    outcome: Outcome,
 }
 
 /// What the executor does next.

@@ -123,6 +123,11 @@ impl Outlet {
         next
     }
 
+    /// The next commands that were taken over, in order.
+    pub(super) fn coming(&self) -> impl Iterator<Item = &Command> {
+        self.in_hand.iter()
+    }
+
     /// How many commands were taken over and are not begun.
     pub(super) fn in_hand(&self) -> usize {
         self.in_hand.len()

@@ -292,7 +292,7 @@ pub struct Done {
     /// The transaction; none for a query.
     pub tid: Option<Tid>,
     /// How it ended.
-    pub outcome: Arc<Outcome>,
+    pub outcome: Outcome,
     /// A durable point of the history that includes it.
     pub head: Head,
     /// Microseconds during which a swap kept other transactions from starting; 0 for everything else.

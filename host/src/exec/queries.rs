@@ -135,7 +135,7 @@ impl QueryWorker {
             Err(failure) if turn.command => return Ok(Queried::Command(failure)),
             Err(failure) => return Err(failure),
         };
-        let outcome = Arc::new(Outcome::Done(buffers.result.as_slice().into()));
+        let outcome = Outcome::Done(buffers.result.as_slice().into());
         self.scratch.recycle(buffers);
         Ok(Queried::Done(Done { tid: None, outcome, head, pause_us: 0 }))
     }

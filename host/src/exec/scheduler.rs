@@ -192,7 +192,7 @@ impl Scheduler {
         let index = IndexDefinition::due();
         let wanted = Wanted { index: &index, condition: None, after: None, limit: WINDOW };
         let found = self.reader.matching_newest(wanted)?.expect("an index that the host brings with it is complete");
-        let due = |(object, version): &(ObjectId, Arc<crate::identity::Version>)| {
+        let due = |(object, version): &(ObjectId, crate::identity::Version)| {
             Some((messages::due_us(version.record.as_ref()?)?, *object))
         };
         let all: Vec<DueMessage> = found.objects.iter().filter_map(due).collect();

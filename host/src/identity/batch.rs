@@ -38,7 +38,14 @@ pub enum Outcome {
     /// The method returned this value, encoded.
     Done(Bytes),
     /// It failed, and nothing was written.
-    Failed(RecordedFailure),
+    Failed(Box<RecordedFailure>),
+}
+
+impl Outcome {
+    /// It failed.
+    pub fn failed(failure: impl Into<RecordedFailure>) -> Outcome {
+        Outcome::Failed(Box::new(failure.into()))
+    }
 }
 
 /// A failure as the history keeps it.
@@ -67,7 +74,7 @@ pub struct Draft<'a> {
     /// The seed of its random numbers.
     pub seed: u64,
     /// How it ended. If it failed, it must not write.
-    pub outcome: Arc<Outcome>,
+    pub outcome: &'a Outcome,
     /// What it made of the objects it wrote: each at most once, none for deleted.
     pub writes: &'a [(ObjectId, Option<Arc<ObjectRecord>>)],
     /// The names it gave (to an object) or freed (none), each at most once.
@@ -77,8 +84,8 @@ pub struct Draft<'a> {
 /// The versions that a transaction made.
 #[derive(Default)]
 pub(super) struct Versions {
-    pub objects: Vec<(ObjectId, Arc<Version>)>,
-    pub names: Vec<(Arc<str>, Arc<NameVersion>)>,
+    pub objects: Vec<(ObjectId, Version)>,
+    pub names: Vec<(Arc<str>, NameVersion)>,
 }
 
 /// Transactions that are to become durable together.
@@ -155,7 +162,7 @@ impl Draft<'_> {
         }
         writer.uint(self.time_us);
         writer.uint(self.seed);
-        match &*self.outcome {
+        match self.outcome {
             Outcome::Done(result) => {
                 writer.array(2);
                 writer.uint(0);
@@ -410,7 +417,7 @@ impl<'a> Transaction<'a> {
         let RawTransaction { request_id, target, method, arguments, time_us, seed, outcome } = raw;
         let outcome = match outcome {
             RawOutcome::Done(result) => Outcome::Done(result.into()),
-            RawOutcome::Failed([code, kind, message]) => Outcome::Failed(RecordedFailure {
+            RawOutcome::Failed([code, kind, message]) => Outcome::failed(RecordedFailure {
                 code: code.to_owned(),
                 kind: kind.to_owned(),
                 message: message.to_owned(),
@@ -516,7 +523,7 @@ mod tests {
         let version = Arc::new(Version::first(Tid(7), Some(Arc::new(record))));
         let deleted = Arc::new(version.succeeded_by(Tid(8), None));
         let failure = RecordedFailure { code: "refused".into(), kind: "overdraft".into(), message: "no".into() };
-        let failed = Outcome::Failed(failure);
+        let failed = Outcome::failed(failure);
         let mut builder = BatchBuilder::default();
         let name: Arc<str> = "visits".into();
         let draft = Draft {
@@ -526,13 +533,13 @@ mod tests {
             arguments: &[],
             time_us: 5,
             seed: u64::MAX,
-            outcome: Arc::new(Outcome::Done([].into())),
+            outcome: &Outcome::Done([].into()),
             writes: &[],
             names: &[(name.clone(), Some(ObjectId(3)))],
         };
-        let named = Arc::new(NameVersion::first(Tid(7), Some(ObjectId(3))));
-        let freed = Arc::new(named.succeeded_by(Tid(8), None));
-        let made = |version: &Arc<Version>, naming: &Arc<NameVersion>| Versions {
+        let named = NameVersion::first(Tid(7), Some(ObjectId(3)));
+        let freed = named.succeeded_by(Tid(8), None);
+        let made = |version: &Version, naming: &NameVersion| Versions {
             objects: vec![(ObjectId(3), version.clone())],
             names: vec![(name.clone(), naming.clone())],
         };
@@ -541,7 +548,7 @@ mod tests {
             request_id: None,
             target: None,
             method: "theseus.delete",
-            outcome: Arc::new(failed.clone()),
+            outcome: &failed,
             names: &[(name.clone(), None)],
             ..draft
         };

@@ -3,7 +3,7 @@
 //! What the table's rows say is true of every object that nobody wrote since. The others are all in the overlay; those of the
 //! index's behaviour are looked at one by one, put in order, and merged with the rows.
 
-use std::{cmp::Ordering, sync::Arc};
+use std::cmp::Ordering;
 
 use theseus_value::{DecodeError, ObjectId, Value, raw::MapView};
 
@@ -60,7 +60,7 @@ impl Relation {
 #[derive(Clone, PartialEq, Debug)]
 pub struct Matching {
     /// The objects.
-    pub objects: Vec<(ObjectId, Arc<Version>)>,
+    pub objects: Vec<(ObjectId, Version)>,
     /// Where to go on; none if these were the last.
     pub next: Option<Vec<u8>>,
 }
@@ -146,7 +146,7 @@ impl<'a> Test<'a> {
 }
 
 /// An object that was found, with its place in the index.
-type Found = (Vec<u8>, ObjectId, Arc<Version>);
+type Found = (Vec<u8>, ObjectId, Version);
 
 impl Reader {
     /// Objects by what a slot holds, exactly as of the last durable transaction, in the order of the values and then of the ids.
@@ -193,7 +193,7 @@ impl Reader {
     }
 
     /// The version of an object that counts.
-    fn version(&mut self, object: ObjectId, as_of: AsOf, head: Tid) -> Result<Option<Arc<Version>>, StorageError> {
+    fn version(&mut self, object: ObjectId, as_of: AsOf, head: Tid) -> Result<Option<Version>, StorageError> {
         match as_of {
             AsOf::Head => self.snapshot(object, head),
             AsOf::Newest => self.newest(object),

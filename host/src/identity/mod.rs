@@ -24,6 +24,7 @@ mod order;
 mod overlay;
 mod pack;
 mod patrol;
+mod prefetch;
 mod read;
 mod rebuild;
 mod record;
@@ -83,6 +84,7 @@ use self::{
     history::History,
     names::Names,
     overlay::{Overlay, Weight},
+    prefetch::prefetch,
     read::View,
     table::{Checkpoint, Reached, RequestRow, Table, TableView},
     version::Versioned,
@@ -137,21 +139,21 @@ pub struct Remembered {
     /// When it was executed, in microseconds since the Unix epoch.
     pub time_us: u64,
     /// How it ended; none if that has to be looked up in the history.
-    pub outcome: Option<Arc<Outcome>>,
+    pub outcome: Option<Outcome>,
 }
 
-impl Weight for Arc<Version> {
+impl Weight for Version {
     fn weight(&self) -> usize {
         /// What an `Arc` keeps beside its value.
         const COUNTS: usize = 16;
         let record = self.record.as_ref().map_or(0, |record| {
             COUNTS + size_of::<ObjectRecord>() + record.slots.heap_bytes() + size_of_val(&*record.parents)
         });
-        COUNTS + size_of::<Version>() + self.spine.heap_bytes() + record
+        size_of::<Version>() + self.spine.heap_bytes() + record
     }
 }
 
-impl Weight for Arc<NameVersion> {
+impl Weight for NameVersion {
     fn weight(&self) -> usize {
         size_of::<NameVersion>() + self.spine.heap_bytes()
     }
@@ -171,7 +173,7 @@ pub struct Identity {
     id: IdentityId,
     history: History,
     table: Table,
-    objects: Overlay<ObjectId, Arc<Version>>,
+    objects: Overlay<ObjectId, Version>,
     names: Names,
     requests: Overlay<Arc<str>, Remembered>,
     /// The readers' views of the table. A lock because readers come and go on any thread; it is taken before a view's own.
@@ -334,6 +336,18 @@ impl Identity {
         self.object_pages.load(Ordering::Relaxed)
     }
 
+    /// Has the newest versions of objects that are about to be read, all at once, brought near the processor, as far as they are in
+    /// memory. To find one takes several looks, each at another place; those for different objects do not wait for each other.
+    pub(crate) fn foresee(&self, objects: impl Iterator<Item = ObjectId>) {
+        for object in objects {
+            self.objects.look_at(&object, |versions| {
+                prefetch(versions);
+                let recent = versions.iter().take(2);
+                recent.filter_map(|(_, version)| version.record.as_deref()).for_each(prefetch);
+            });
+        }
+    }
+
     /// How many objects the overlay holds.
     pub fn overlay_objects(&self) -> usize {
         self.objects.len()
@@ -493,17 +507,17 @@ impl Identity {
                 replayed.writes += transaction.writes.len() as u64;
                 for write in &transaction.writes {
                     let before = reader.newest(write.object)?;
-                    let version = Version::after(before.as_deref(), tid, write.record.clone());
+                    let version = Version::after(before.as_ref(), tid, write.record.clone());
                     follows(&write.object, write.pointers, &version).map_err(|problem| view.damaged(tid, problem))?;
-                    write::count(&mut census, write.object, before.as_deref(), &version);
+                    write::count(&mut census, write.object, before.as_ref(), &version);
                     next_object = next_object.max(write.object.0 + 1);
-                    self.objects.put(write.object, tid, Arc::new(version), tid, tid);
+                    self.objects.put(write.object, tid, version, tid, tid);
                 }
                 for naming in &transaction.names {
                     let before = reader.newest_name(naming.name)?;
-                    let version = Version::after(before.as_deref(), tid, naming.object);
+                    let version = Version::after(before.as_ref(), tid, naming.object);
                     follows(naming.name, naming.pointers, &version).map_err(|problem| view.damaged(tid, problem))?;
-                    self.names.put(Arc::from(naming.name), tid, Arc::new(version), tid, tid);
+                    self.names.put(Arc::from(naming.name), tid, version, tid, tid);
                 }
                 if let Some(id) = transaction.request_id {
                     let (target, fingerprint) =

@@ -13,14 +13,14 @@ const CHUNK: usize = 1024;
 
 /// The overlay of the names, and their order.
 pub(super) struct Names {
-    overlay: Overlay<Arc<str>, Arc<NameVersion>>,
+    overlay: Overlay<Arc<str>, NameVersion>,
     /// The names in the overlay; for a moment also one that has just left it. Taken after none of the overlay's locks and never held while
     /// one is taken, but for the look at one name in [`settle`](Self::settle).
     order: RwLock<BTreeSet<Arc<str>>>,
 }
 
 impl Deref for Names {
-    type Target = Overlay<Arc<str>, Arc<NameVersion>>;
+    type Target = Overlay<Arc<str>, NameVersion>;
 
     fn deref(&self) -> &Self::Target {
         &self.overlay
@@ -33,7 +33,7 @@ impl Names {
     }
 
     /// See [`Overlay::put`].
-    pub(super) fn put(&self, name: Arc<str>, tid: Tid, version: Arc<NameVersion>, batch_first: Tid, durable: Tid) {
+    pub(super) fn put(&self, name: Arc<str>, tid: Tid, version: NameVersion, batch_first: Tid, durable: Tid) {
         self.overlay.put(name.clone(), tid, version, batch_first, durable);
         // Only now: whoever takes names out of the order looks into the overlay first.
         self.order.write().unwrap_or_else(PoisonError::into_inner).insert(name);

@@ -118,6 +118,11 @@ impl<K: Hash + Eq + Clone, V: Clone> Overlay<K, V> {
         self.read(key, |versions| Some(versions.newest.clone()))
     }
 
+    /// Shows the versions of a key to `look`, if there are any.
+    pub(super) fn look_at(&self, key: &K, look: impl FnOnce(&Versions<V>)) {
+        self.read(key, |versions| Some(look(versions)));
+    }
+
     /// What `look` makes of the newest version.
     pub(super) fn look_at_newest<Q, R>(&self, key: &Q, look: impl FnOnce(&V) -> R) -> Option<R>
     where

@@ -100,10 +100,28 @@ impl Reader {
     /// # Errors
     ///
     /// If the storage fails or the row is damaged.
-    pub fn newest(&mut self, object: ObjectId) -> Result<Option<Arc<Version>>, StorageError> {
+    pub fn newest(&mut self, object: ObjectId) -> Result<Option<Version>, StorageError> {
         match self.identity.objects.newest(&object) {
             Some((_, version)) => Ok(Some(version)),
-            None => Ok(self.table(|table| table.object(object))?.map(Arc::new)),
+            None => Ok(self.table(|table| table.object(object))?),
+        }
+    }
+
+    /// What `look` makes of its [`newest`](Self::newest) version.
+    ///
+    /// # Errors
+    ///
+    /// If the storage fails or the row is damaged.
+    pub(super) fn look_at_newest<R>(
+        &mut self,
+        object: ObjectId,
+        look: impl FnOnce(Option<&Version>) -> R,
+    ) -> Result<R, StorageError> {
+        let mut look = Some(look);
+        let mut look = |version: Option<&Version>| look.take().map(|look| look(version));
+        match self.identity.objects.look_at_newest(&object, |version| look(Some(version))) {
+            Some(looked) => Ok(looked.expect("it is looked at once")),
+            None => Ok(look(self.table(|table| table.object(object))?.as_ref()).expect("it is looked at once")),
         }
     }
 
@@ -124,7 +142,7 @@ impl Reader {
     /// # Errors
     ///
     /// If the storage fails, or a row or record is damaged.
-    pub fn snapshot(&mut self, object: ObjectId, snapshot: Tid) -> Result<Option<Arc<Version>>, StorageError> {
+    pub fn snapshot(&mut self, object: ObjectId, snapshot: Tid) -> Result<Option<Version>, StorageError> {
         // What is left of a batch in the overlay is the last version of each object, which is the one to see because a head
         // is the end of a batch.
         match self.identity.objects.newest_at(&object, snapshot) {
@@ -138,7 +156,7 @@ impl Reader {
     /// # Errors
     ///
     /// If the storage fails, or a row or record is damaged.
-    pub fn as_of(&mut self, object: ObjectId, at: Tid) -> Result<Option<Arc<Version>>, StorageError> {
+    pub fn as_of(&mut self, object: ObjectId, at: Tid) -> Result<Option<Version>, StorageError> {
         match self.durable(object)? {
             Some(version) if version.tid > at => self.past(&object, &version, at),
             durable => Ok(durable),
@@ -154,7 +172,7 @@ impl Reader {
         let fits = |record: &ObjectRecord| record.schema == schema;
         // Of what is durable, the overlay keeps only the last version of a batch; the history has all. A deletion ends the search.
         let head = self.identity.head().tid;
-        let ends = |version: &Arc<Version>| version.tid > head && version.record.as_deref().is_none_or(fits);
+        let ends = |version: &Version| version.tid > head && version.record.as_deref().is_none_or(fits);
         if let Some(version) = self.identity.objects.newest_where(&object, ends) {
             return Ok(version.record.clone());
         }
@@ -225,11 +243,11 @@ impl Reader {
     /// # Errors
     ///
     /// If the storage fails or the row is damaged.
-    pub fn durable(&mut self, object: ObjectId) -> Result<Option<Arc<Version>>, StorageError> {
+    pub fn durable(&mut self, object: ObjectId) -> Result<Option<Version>, StorageError> {
         let identity = &self.identity;
         match identity.objects.newest_durable(&object, || identity.head().tid) {
             Some(version) => Ok(Some(version)),
-            None => Ok(self.table(|table| table.object(object))?.map(Arc::new)),
+            None => Ok(self.table(|table| table.object(object))?),
         }
     }
 
@@ -238,10 +256,10 @@ impl Reader {
     /// # Errors
     ///
     /// If the storage fails or the row is damaged.
-    pub fn newest_name(&mut self, name: &str) -> Result<Option<Arc<NameVersion>>, StorageError> {
+    pub fn newest_name(&mut self, name: &str) -> Result<Option<NameVersion>, StorageError> {
         match self.identity.names.newest(name) {
             Some((_, version)) => Ok(Some(version)),
-            None => Ok(self.table(|table| table.name(name))?.map(Arc::new)),
+            None => Ok(self.table(|table| table.name(name))?),
         }
     }
 
@@ -280,11 +298,11 @@ impl Reader {
     }
 
     /// The newest durable version of a name.
-    pub(super) fn durable_name(&mut self, name: &str) -> Result<Option<Arc<NameVersion>>, StorageError> {
+    pub(super) fn durable_name(&mut self, name: &str) -> Result<Option<NameVersion>, StorageError> {
         let identity = &self.identity;
         match identity.names.newest_durable(name, || identity.head().tid) {
             Some(version) => Ok(Some(version)),
-            None => Ok(self.table(|table| table.name(name))?.map(Arc::new)),
+            None => Ok(self.table(|table| table.name(name))?),
         }
     }
 
@@ -335,7 +353,7 @@ impl Reader {
     /// # Errors
     ///
     /// If the storage fails, or a row or record is damaged.
-    pub fn request(&mut self, id: &str) -> Result<Option<(Remembered, Arc<Outcome>)>, StorageError> {
+    pub fn request(&mut self, id: &str) -> Result<Option<(Remembered, Outcome)>, StorageError> {
         let remembered = match self.identity.requests.newest(id) {
             Some((_, remembered)) => remembered,
             None => match self.table(|table| table.request(id))? {
@@ -348,7 +366,7 @@ impl Reader {
         };
         let outcome = match &remembered.outcome {
             Some(outcome) => outcome.clone(),
-            None => Arc::new(self.outcome(remembered.tid)?),
+            None => self.outcome(remembered.tid)?,
         };
         Ok(Some((remembered, outcome)))
     }
@@ -365,13 +383,13 @@ impl Reader {
         key: &K,
         newer: &Version<K::Content>,
         at: Tid,
-    ) -> Result<Option<Arc<Version<K::Content>>>, StorageError> {
+    ) -> Result<Option<Version<K::Content>>, StorageError> {
         let view = self.identity.history.read()?;
         let found = back(&view, key, newer.pointers(), |tid, _| tid > at)?;
         self.records_read.update(|records| records + view.items.get());
         Ok(found.map(|Written { tid, pointers, record }| {
             let Pointers { number, previous, .. } = pointers;
-            Arc::new(Version { tid, number, previous, spine: Default::default(), record })
+            Version { tid, number, previous, spine: Default::default(), record }
         }))
     }
 

@@ -137,8 +137,8 @@ struct Building<'a> {
     /// The last record read.
     head: Head,
     /// What the table does not have yet.
-    objects: FxHashMap<ObjectId, Arc<Version>>,
-    names: FxHashMap<Arc<str>, Arc<NameVersion>>,
+    objects: FxHashMap<ObjectId, Version>,
+    names: FxHashMap<Arc<str>, NameVersion>,
     requests: FxHashMap<Arc<str>, RequestRow>,
     bytes: usize,
 }
@@ -204,23 +204,23 @@ impl Building<'_> {
         for write in &transaction.writes {
             let before = match self.objects.get(&write.object) {
                 Some(version) => Some(version.clone()),
-                None => self.old()?.object(write.object)?.map(Arc::new),
+                None => self.old()?.object(write.object)?,
             };
-            let version = Version::after(before.as_deref(), tid, write.record.clone());
+            let version = Version::after(before.as_ref(), tid, write.record.clone());
             follows(&write.object, write.pointers, &version).map_err(|problem| self.view.damaged(tid, problem))?;
-            count(&mut self.reached.census, write.object, before.as_deref(), &version);
+            count(&mut self.reached.census, write.object, before.as_ref(), &version);
             self.reached.next_object = self.reached.next_object.max(write.object.0 + 1);
             self.bytes += version.record.as_ref().map_or(0, |record| record.slots.len());
-            self.objects.insert(write.object, Arc::new(version));
+            self.objects.insert(write.object, version);
         }
         for naming in &transaction.names {
             let before = match self.names.get(naming.name) {
                 Some(version) => Some(version.clone()),
-                None => self.old()?.name(naming.name)?.map(Arc::new),
+                None => self.old()?.name(naming.name)?,
             };
-            let version = Version::after(before.as_deref(), tid, naming.object);
+            let version = Version::after(before.as_ref(), tid, naming.object);
             follows(naming.name, naming.pointers, &version).map_err(|problem| self.view.damaged(tid, problem))?;
-            self.names.insert(Arc::from(naming.name), Arc::new(version));
+            self.names.insert(Arc::from(naming.name), version);
         }
         if let Some(id) = transaction.request_id {
             let fingerprint = fingerprint(transaction.method, transaction.arguments);

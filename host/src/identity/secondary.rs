@@ -219,7 +219,7 @@ impl TableView {
 pub(super) fn maintain(
     before: &TableView,
     txn: &mut WriteTxn<'_>,
-    objects: &[(ObjectId, Arc<Version>)],
+    objects: &[(ObjectId, Version)],
 ) -> Result<(), StorageError> {
     let mut indexes = before.indexes()?;
     indexes.retain(|(_, state)| *state != IndexState::Dropping);

@@ -1,7 +1,7 @@
 //! Short runs of plain items that lie where their owner lies. An object of a few slots then costs one allocation for each of its
 //! versions, and reading it one access to memory that is not in the cache.
 
-use std::{fmt, ops::Deref};
+use std::{fmt, ops::Deref, sync::Arc};
 
 /// An unchangeable run of items: up to `N` of them in place, more on the heap.
 #[derive(Clone)]
@@ -11,7 +11,8 @@ pub struct Small<T, const N: usize>(Place<T, N>);
 enum Place<T, const N: usize> {
     /// How many of the items count, and the items.
     Here(u8, [T; N]),
-    Heap(Box<[T]>),
+    /// Shared, so that a copy costs the same however many they are.
+    Heap(Arc<[T]>),
 }
 
 /// The bytes of an encoded value. Most objects' slots and most results are shorter than what fits in place.
@@ -84,7 +85,7 @@ impl<T: Copy + Default, const N: usize> From<Vec<T>> for Small<T, N> {
 
 impl<T: Copy + Default, const N: usize> From<Box<[T]>> for Small<T, N> {
     fn from(items: Box<[T]>) -> Self {
-        if items.len() <= N { Small::in_place(&items) } else { Small(Place::Heap(items)) }
+        if items.len() <= N { Small::in_place(&items) } else { Small(Place::Heap(items.into())) }
     }
 }
 

@@ -109,8 +109,8 @@ pub(super) struct RequestRows {
 /// What a checkpoint writes.
 pub(super) struct Checkpoint {
     pub reached: Reached,
-    pub objects: Vec<(ObjectId, Arc<Version>)>,
-    pub names: Vec<(Arc<str>, Arc<NameVersion>)>,
+    pub objects: Vec<(ObjectId, Version)>,
+    pub names: Vec<(Arc<str>, NameVersion)>,
     pub requests: Vec<(Arc<str>, RequestRow)>,
     /// Transactions whose request ids are among `requests` again, after they had been forgotten.
     pub superseded: Vec<Tid>,

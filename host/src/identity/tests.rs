@@ -68,7 +68,7 @@ fn schema(content: u8) -> u32 {
 }
 
 /// The last byte of an encoded map of one small integer is that integer, in its head or after it.
-fn content(version: Option<Arc<Version>>) -> Option<u8> {
+fn content(version: Option<Version>) -> Option<u8> {
     let record = version?.record.clone()?;
     record.slots.last().copied()
 }
@@ -141,7 +141,7 @@ impl Subject {
                     .map(|(name, object)| (format!("name-{name}").into(), object.map(|id| ObjectId(id.into()))))
                     .into_iter()
                     .collect();
-                let outcome = Arc::new(Outcome::Done([0x05].into()));
+                let outcome = Outcome::Done([0x05].into());
                 // A clock that ticks with each transaction.
                 let time_us = writer.next_tid().0;
                 let draft = Draft {
@@ -151,7 +151,7 @@ impl Subject {
                     arguments: &[0xa0],
                     time_us,
                     seed: 2,
-                    outcome,
+                    outcome: &outcome,
                     writes: &written,
                     names: &names,
                 };
@@ -211,7 +211,7 @@ impl Subject {
             arguments: &note,
             time_us: writer.next_tid().0,
             seed: 0,
-            outcome: Arc::new(Outcome::Done([].into())),
+            outcome: &Outcome::Done([].into()),
             writes: &[],
             names: &[],
         };
@@ -354,7 +354,7 @@ fn snapshots_are_exact_while_everything_moves() {
                     arguments: &[],
                     time_us: 1,
                     seed: 2,
-                    outcome: Arc::new(Outcome::Done([].into())),
+                    outcome: &Outcome::Done([].into()),
                     writes: &writes,
                     names: &names,
                 };

@@ -112,8 +112,8 @@ pub struct Writer {
     reached: Amount,
     epoch: u64,
     versions: Versions,
-    /// The versions of objects before those. Kept for its memory, as they are.
-    before: Vec<Option<Arc<Version>>>,
+    /// What those change in the census. Kept for its memory, as they are.
+    recounts: Vec<Recount>,
 }
 
 impl Writer {
@@ -136,7 +136,7 @@ impl Writer {
             reached: Amount::default(),
             epoch: 0,
             versions: Versions::default(),
-            before: Vec::new(),
+            recounts: Vec::new(),
         }
     }
 
@@ -184,21 +184,22 @@ impl Writer {
         let tid = self.next_tid;
         self.versions.objects.clear();
         self.versions.names.clear();
-        self.before.clear();
+        self.recounts.clear();
         for (object, record) in draft.writes {
-            let before = self.reader.newest(*object)?;
-            let version = Version::after(before.as_deref(), tid, record.clone());
-            self.versions.objects.push((*object, Arc::new(version)));
-            self.before.push(before);
+            let (version, recount) = self.reader.look_at_newest(*object, |before| {
+                let version = Version::after(before, tid, record.clone());
+                let recount = Recount::between(*object, before, &version);
+                (version, recount)
+            })?;
+            self.versions.objects.push((*object, version));
+            self.recounts.extend(recount);
         }
         for (name, object) in draft.names {
             let before = self.reader.newest_name(name)?;
-            self.versions.names.push((name.clone(), Arc::new(Version::after(before.as_deref(), tid, *object))));
+            self.versions.names.push((name.clone(), Version::after(before.as_ref(), tid, *object)));
         }
         // Only now, because reading may have failed half-way.
-        for (before, (object, version)) in self.before.iter().zip(&self.versions.objects) {
-            count(&mut self.census, *object, before.as_deref(), version);
-        }
+        self.recounts.drain(..).for_each(|recount| recount.apply(&mut self.census));
         self.open.push(draft, &self.versions);
         self.recorded.writes += draft.writes.len() as u64;
         self.show(tid, draft);
@@ -324,28 +325,44 @@ impl Writer {
     }
 }
 
-/// Counts a new version of an object in, and the one before it out. The host's own object does not count.
-pub(super) fn count(census: &mut Census, object: ObjectId, before: Option<&Version>, after: &Version) {
-    if object == HOST_OBJECT {
-        return;
+/// What a new version of an object changes in the census: what is counted out, and what in.
+pub(super) struct Recount {
+    before: Option<(Arc<str>, u32)>,
+    after: Option<(Arc<str>, u32)>,
+}
+
+impl Recount {
+    /// None if it changes nothing. The host's own object does not count.
+    pub(super) fn between(object: ObjectId, before: Option<&Version>, after: &Version) -> Option<Recount> {
+        let kind = |record: &ObjectRecord| (record.behavior.clone(), record.schema);
+        let (before, after) = (before.and_then(|version| version.record.as_deref()), after.record.as_deref());
+        let same = match (before, after) {
+            (Some(before), Some(after)) => (&before.behavior, before.schema) == (&after.behavior, after.schema),
+            (before, after) => before.is_none() && after.is_none(),
+        };
+        (object != HOST_OBJECT && !same).then(|| Recount { before: before.map(kind), after: after.map(kind) })
     }
-    let key = |record: &ObjectRecord| (record.behavior.clone(), record.schema);
-    let (before, after) = (before.and_then(|version| version.record.as_deref()), after.record.as_deref());
-    if let (Some(before), Some(after)) = (before, after)
-        && (&before.behavior, before.schema) == (&after.behavior, after.schema)
-    {
-        return;
-    }
-    if let Some(before) = before
-        && let Some(objects) = census.get_mut(&key(before))
-    {
-        *objects -= 1;
-        if *objects == 0 {
-            census.remove(&key(before));
+
+    /// Carries it out.
+    pub(super) fn apply(self, census: &mut Census) {
+        if let Some(before) = self.before
+            && let Some(objects) = census.get_mut(&before)
+        {
+            *objects -= 1;
+            if *objects == 0 {
+                census.remove(&before);
+            }
+        }
+        if let Some(after) = self.after {
+            *census.entry(after).or_default() += 1;
         }
     }
-    if let Some(after) = after {
-        *census.entry(key(after)).or_default() += 1;
+}
+
+/// Counts a new version of an object in, and the one before it out.
+pub(super) fn count(census: &mut Census, object: ObjectId, before: Option<&Version>, after: &Version) {
+    if let Some(recount) = Recount::between(object, before, after) {
+        recount.apply(census);
     }
 }
 

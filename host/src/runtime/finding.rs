@@ -140,7 +140,7 @@ pub(super) fn messages(
     Ok(Answer::Messages { messages: found, next: None })
 }
 
-fn message(id: ObjectId, version: &Arc<Version>) -> Result<Option<MessageView>, ActionError> {
+fn message(id: ObjectId, version: &Version) -> Result<Option<MessageView>, ActionError> {
     let Some(record) = &version.record else { return Ok(None) };
     let read = Message::read(record).map_err(|error| views::error("bad_encoding", error.to_string()))?;
     let Some(read) = read else { return Ok(None) };

@@ -631,7 +631,7 @@ fn encoded(arguments: &Value) -> Result<Vec<u8>, ActionError> {
 }
 
 fn result(done: &Done) -> Result<Answer, ActionError> {
-    match &*done.outcome {
+    match &done.outcome {
         Outcome::Done(result) => {
             let (tid, at) = (done.tid.map(|tid| tid.0), views::head(done.head));
             Ok(Answer::Result { value: views::value(result)?, tid, at })
@@ -642,7 +642,7 @@ fn result(done: &Done) -> Result<Answer, ActionError> {
 
 fn edited(done: &Done) -> Result<Answer, ActionError> {
     let at = views::head(done.head);
-    match &*done.outcome {
+    match &done.outcome {
         Outcome::Done(result) => match views::value(result)? {
             Value::Ref(id) => Ok(Answer::Object { id, at }),
             Value::Array(parents) => {

@@ -310,7 +310,7 @@ fn not_undone(refusal: &UndoRefusal) -> ActionError {
 
 /// What an undo did, as its transaction tells.
 pub(super) fn undone(done: &Done) -> Result<Answer, ActionError> {
-    let Outcome::Done(result) = &*done.outcome else {
+    let Outcome::Done(result) = &done.outcome else {
         unreachable!("an undo that fails is refused");
     };
     let Value::Map(told) = value(result)? else { unreachable!("an undo tells what it did in a map") };

@@ -49,7 +49,7 @@ fn newest(reader: &mut Reader, object: ObjectId) -> Result<Option<Arc<ObjectReco
 impl Executor {
     /// A step of a collection.
     pub(super) fn collect(&mut self, step: CollectStep, report: Box<dyn FnOnce(Collected) + Send>) -> Executed {
-        let nothing = || Executed::Answered { tid: None, outcome: Arc::new(Outcome::Done([].into())) };
+        let nothing = || Executed::Answered { tid: None, outcome: Outcome::Done([].into()) };
         match (step, &mut self.sweeping) {
             (CollectStep::Begin, _) => self.sweeping = Some(Box::new(Sweeping::new(self.writer.next_object()))),
             (CollectStep::End, _) => self.sweeping = None,
@@ -84,7 +84,7 @@ impl Executor {
                 return Failure::from(unreadable).into();
             }
         };
-        let outcome = Arc::new(Outcome::Done([].into()));
+        let outcome = Outcome::Done([].into());
         let executed = if removed == 0 {
             Executed::Answered { tid: None, outcome }
         } else {

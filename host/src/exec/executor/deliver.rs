@@ -190,7 +190,7 @@ impl Executor {
         note: &[u8],
         request_id: Option<&str>,
         time_us: u64,
-        outcome: Arc<Outcome>,
+        outcome: Outcome,
     ) -> Executed {
         self.record(Recording { request_id, target: None, method, arguments: note, time_us, seed: 0, outcome })
     }
@@ -209,8 +209,8 @@ fn no_such_message(message: ObjectId) -> Failure {
     Failure::new(FailureCode::NO_SUCH_OBJECT, format!("no message {message} waits: it may have been delivered"))
 }
 
-fn done(result: &[u8]) -> Arc<Outcome> {
-    Arc::new(Outcome::Done(result.into()))
+fn done(result: &[u8]) -> Outcome {
+    Outcome::Done(result.into())
 }
 
 fn reference(object: ObjectId) -> Vec<u8> {

@@ -78,7 +78,7 @@ impl Executor {
         if let Some(failure) = turn.poison.take() {
             return failure.into();
         }
-        let outcome = Arc::new(Outcome::Done([].into()));
+        let outcome = Outcome::Done([].into());
         let executed = if step.migrated.is_empty() {
             Executed::Answered { tid: None, outcome }
         } else {

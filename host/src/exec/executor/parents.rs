@@ -1,7 +1,5 @@
 //! Other parents for an object, as a client asks for them.
 
-use std::sync::Arc;
-
 use theseus_value::{Value, raw::Writer};
 
 use super::{Executed, Executor, Recording, given};
@@ -44,7 +42,7 @@ impl Executor {
                 let mut writer = Writer::new(&mut result);
                 writer.array(parents.len());
                 parents.into_iter().for_each(|parent| writer.reference(parent));
-                let outcome = Arc::new(Outcome::Done(result.into()));
+                let outcome = Outcome::Done(result.into());
                 let (target, method, arguments) = (None, PARENTS, &note[..]);
                 self.record(Recording { request_id, target, method, arguments, time_us, seed, outcome })
             }

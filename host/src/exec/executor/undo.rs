@@ -1,7 +1,5 @@
 //! Taking transactions back: what a plan says is written, if the plan still holds.
 
-use std::sync::Arc;
-
 use theseus_abi::Failure;
 use theseus_value::Value;
 
@@ -29,7 +27,7 @@ impl Executor {
             Ok(plan) => plan,
             Err(refusal) => return Executed::Refused(refusal),
         };
-        let outcome = Arc::new(Outcome::Done(told(&plan).encode().into()));
+        let outcome = Outcome::Done(told(&plan).encode().into());
         if plan.is_empty() {
             return Executed::Answered { tid: None, outcome };
         }

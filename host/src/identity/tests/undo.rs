@@ -85,7 +85,7 @@ fn commit(
         arguments: &[],
         time_us: 1,
         seed: 2,
-        outcome: Arc::new(Outcome::Done([].into())),
+        outcome: &Outcome::Done([].into()),
         writes,
         names,
     };

@@ -303,7 +303,7 @@ impl Import {
             arguments: &arguments,
             time_us: self.begin.time_us.unwrap_or_else(now_us),
             seed: 0,
-            outcome: Arc::new(Outcome::Done([].into())),
+            outcome: &Outcome::Done([].into()),
             writes: &self.writes,
             names: &self.names,
         })?;

@@ -233,7 +233,7 @@ fn judge(recorded: &Transaction<'_>, in_force: Run, offered: Run) -> Finding {
     let outcome = match repeated.outcome {
         Ok(result) if result.is_empty() => Outcome::Done([0xf6].into()),
         Ok(result) => Outcome::Done(super::compare::shown(result.into()).into()),
-        Err(failure) => Outcome::Failed(failure.into()),
+        Err(failure) => Outcome::failed(failure),
     };
     let (outcome, offered_ns) = (Some(outcome), took.as_nanos() as u64);
     Finding { class, reason, in_force_ns, offered_ns, outcome, changes, more }

@@ -331,7 +331,7 @@ mod tests {
     fn failures_differ_by_code_and_kind_not_by_their_text() {
         let failed = |kind: &str| {
             let (code, kind, message) = ("refused".into(), kind.into(), "words".into());
-            recorded(Outcome::Failed(RecordedFailure { code, kind, message }), vec![])
+            recorded(Outcome::failed(RecordedFailure { code, kind, message }), vec![])
         };
         let mut failure = Failure::new(FailureCode::REFUSED, "other words");
         failure.kind = "overdraft".into();

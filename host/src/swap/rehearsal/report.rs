@@ -291,7 +291,7 @@ fn difference(entry: &Entry, method: String, transaction: &Transaction<'_>, find
 fn ended(outcome: Outcome) -> Result<Value, RecordedFailure> {
     match outcome {
         Outcome::Done(result) => Ok(value(&result)),
-        Outcome::Failed(failure) => Err(failure),
+        Outcome::Failed(failure) => Err(*failure),
     }
 }
 

@@ -388,7 +388,7 @@ fn read_outcome(reader: &mut Reader<'_>) -> Result<Outcome, DecodeError> {
         1 => Ok(Outcome::Done(value(reader)?.into())),
         3 => {
             let (code, kind) = (reader.text()?.to_owned(), reader.text()?.to_owned());
-            Ok(Outcome::Failed(RecordedFailure { code, kind, message: reader.text()?.to_owned() }))
+            Ok(Outcome::failed(RecordedFailure { code, kind, message: reader.text()?.to_owned() }))
         }
         length => Err(unknown("outcome", 0, length)),
     }
@@ -512,7 +512,7 @@ mod tests {
             changes: vec![change.clone(), Change { object: None, ..change.clone() }],
             more: 3,
         };
-        for outcome in [None, Some(Outcome::Done([0xf6].into())), Some(Outcome::Failed(failure))] {
+        for outcome in [None, Some(Outcome::Done([0xf6].into())), Some(Outcome::failed(failure))] {
             let findings = [finding(outcome)];
             let bytes = write_findings(&findings);
             assert_eq!(read_findings(&bytes).unwrap(), findings);
