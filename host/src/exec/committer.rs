@@ -130,6 +130,12 @@ pub(super) fn start(
             tell(answers.len(), started.elapsed());
             give(answers, &answer);
         }
+        // After a failure nothing more is tried on the storage.
+        if vitals.fatal().is_none()
+            && let Err(error) = committer.settle()
+        {
+            log::warn!("the last records stay in the write-ahead log, from where the next start takes them: {error}");
+        }
     })
 }
 

@@ -2,12 +2,14 @@
 //!
 //! LMDB environment `identity/history/`. Database `batches`: key = last tid of the batch (64 bits, big-endian), value =
 //! blake3 of the record (32 bytes) followed by the record and its index. Database `meta`: key `identity` -> the identity's id (16 bytes)
-//! followed by the first 8 bytes of its blake3; key `base` -> which [`Base`] is in force, sealed as the rows of the object table are.
+//! followed by the first 8 bytes of its blake3; key `base` -> which [`Base`] is in force, sealed as the rows of the object table are; key
+//! `wal` -> the length of the [write-ahead log](wal), where the last records are until there are enough of them, sealed likewise.
 //!
 //! What was packed away is not there any more, or is about to be removed: for every reader the history begins behind the base.
 
 mod importing;
 mod stored;
+mod wal;
 
 use std::{
     cell::{Cell, OnceCell},
@@ -17,8 +19,10 @@ use std::{
 };
 
 use arc_swap::ArcSwapOption;
+use theseus_value::raw::{Reader, Writer};
 
 pub(super) use self::stored::StoredRecord;
+use self::wal::{Tail, Wal};
 use super::{
     Base, BaseMark, BatchHeader, IdentityId, Place, RecordHash, StorageError, Tid,
     batch::{BatchBuilder, BatchView, RawTransaction, Transaction},
@@ -32,6 +36,7 @@ const BATCHES: Db = Db(0);
 const META: Db = Db(1);
 const IDENTITY: &[u8] = b"identity";
 const BASE: &[u8] = b"base";
+const WAL: &[u8] = b"wal";
 const DATABASES: &[&str] = &["batches", "meta"];
 const HASH_BYTES: usize = 32;
 const SEAL_BYTES: usize = 8;
@@ -49,6 +54,7 @@ pub struct Head {
 #[derive(Clone)]
 pub(super) struct History {
     env: Env,
+    wal: Arc<Wal>,
     /// The base in force. Written by the committer alone, after the commit that puts it in force and before it removes anything.
     base: Arc<ArcSwapOption<Base>>,
     bases: PathBuf,
@@ -57,8 +63,14 @@ pub(super) struct History {
 
 impl History {
     pub(super) fn open(place: &Place, read_only: bool) -> Result<History, StorageError> {
-        let options = History::options(place, false, read_only);
-        let history = History::with_env(place, Env::open(&options)?);
+        let env = Env::open(&History::options(place, false, read_only))?;
+        let mut wal = History::open_wal(&env, read_only)?;
+        if !read_only {
+            // The base is not known yet, and needed only if there is nothing behind it.
+            let base = mark(&env)?.map_or_else(Head::default, |mark| mark.head);
+            wal.begin_writing(stored_head(&env.read()?, &env)?.unwrap_or(base))?;
+        }
+        let history = History::with_env(place, env, wal);
         if read_only && history.read()?.importing()?.is_some() {
             return Err(StorageError::Unfinished { path: place.history.clone() });
         }
@@ -88,13 +100,13 @@ impl History {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io_error(error)),
             _ => {}
         }
-        let options = EnvOptions { path: &partial, ..History::options(place, true, false) };
-        let history = History::with_env(place, Env::open(&options)?);
-        let mut txn = history.env.write()?;
+        let env = Env::open(&EnvOptions { path: &partial, ..History::options(place, true, false) })?;
+        let mut txn = env.write()?;
         let seal = blake3::hash(&id.0);
         txn.put(META, IDENTITY, &[&id.0[..], &seal.as_bytes()[..SEAL_BYTES]].concat())?;
         txn.commit()?;
-        drop(history);
+        History::create_wal(&env)?;
+        drop(env);
         fs::rename(&partial, path).map_err(io_error)?;
         // The folder that it is in may be new, too.
         for folder in path.ancestors().skip(1).take(2) {
@@ -108,19 +120,51 @@ impl History {
         EnvOptions { path, map_bytes, databases: DATABASES, create, read_only, random_reads: false }
     }
 
-    fn with_env(place: &Place, env: Env) -> History {
+    fn with_env(place: &Place, env: Env, wal: Wal) -> History {
         let (bases, base_map_bytes) = (place.bases.clone(), place.objects_bytes_max);
-        History { env, base: Arc::default(), bases, base_map_bytes }
+        History { env, wal: Arc::new(wal), base: Arc::default(), bases, base_map_bytes }
+    }
+
+    /// Makes a write-ahead log, and only then the note that says that there has to be one.
+    fn create_wal(env: &Env) -> Result<(), StorageError> {
+        Wal::create(env.path())?;
+        let mut value = Vec::new();
+        seal(&mut value, META, WAL, |out| Writer::new(out).uint(wal::FILE_BYTES));
+        let mut txn = env.write()?;
+        txn.put(META, WAL, &value)?;
+        txn.commit()
+    }
+
+    fn open_wal(env: &Env, read_only: bool) -> Result<Wal, StorageError> {
+        let bytes = match wal_bytes(env)? {
+            Some(bytes) => bytes,
+            None if read_only => {
+                return Err(env.damaged("the write-ahead log", "there is none yet: start the host once, which makes one"));
+            }
+            None => {
+                History::create_wal(env)?;
+                wal::FILE_BYTES
+            }
+        };
+        Wal::open(env.path(), bytes, read_only)
+    }
+
+    /// Moves everything from the write-ahead log into the database. Only the committer may call it.
+    pub(super) fn settle(&self) -> Result<(), StorageError> {
+        let tail = self.wal.tail()?;
+        if tail.is_empty() {
+            return Ok(());
+        }
+        let mut txn = self.env.write()?;
+        tail.iter().try_for_each(|record| txn.append(BATCHES, record.key(), record.value()))?;
+        txn.commit()?;
+        self.wal.clear();
+        Ok(())
     }
 
     /// Which base is in force, as it is stored.
     pub(super) fn mark(&self) -> Result<Option<BaseMark>, StorageError> {
-        let txn = self.env.read()?;
-        let Some(value) = txn.get(META, BASE)? else { return Ok(None) };
-        let mark = unseal(META, BASE, value)
-            .and_then(|body| BaseMark::decode(body).map_err(|error| error.to_string()))
-            .map_err(|problem| self.env.damaged("the note of its base", problem))?;
-        Ok(Some(mark))
+        mark(&self.env)
     }
 
     /// The base in force.
@@ -148,22 +192,26 @@ impl History {
         batch: &BatchBuilder,
         base: Option<&Arc<Base>>,
     ) -> Result<Head, StorageError> {
-        let mut start = Vec::with_capacity(256);
-        header.encode(&mut start);
-        let (transactions, index) = (batch.transactions(), batch.index(header, start.len()));
-        let hash = blake3::Hasher::new().update(&start).update(transactions).finalize();
+        let record = Arc::new(StoredRecord::new(header, batch));
+        let head = Head { tid: record.last(), hash: record.hash() };
+        if base.is_none() && self.wal.append(&record)? {
+            return Ok(head);
+        }
         let mut txn = self.env.write()?;
-        txn.append(BATCHES, &header.last.0.to_be_bytes(), &[hash.as_bytes(), &start, transactions, &index])?;
+        for record in self.wal.tail()?.iter().chain([&record]) {
+            txn.append(BATCHES, record.key(), record.value())?;
+        }
         if let Some(base) = base {
             let mut value = Vec::new();
             seal(&mut value, META, BASE, |out| base.mark().encode(out));
             txn.put(META, BASE, &value)?;
         }
         txn.commit()?;
+        self.wal.clear();
         if let Some(base) = base {
             self.base.store(Some(base.clone()));
         }
-        Ok(Head { tid: header.last, hash: RecordHash(*hash.as_bytes()) })
+        Ok(head)
     }
 
     /// How much of its room it takes.
@@ -209,15 +257,25 @@ impl History {
     }
 
     pub(super) fn read(&self) -> Result<HistoryView, StorageError> {
-        // In this order: what the base does not have yet is still there in a view that was opened before.
+        // In this order: what leaves the write-ahead log is then in the database, and what the base does not have yet is still there
+        // in a view that was opened before.
+        let tail = self.wal.tail()?;
         let txn = self.env.read()?;
-        Ok(HistoryView { txn, env: self.env.clone(), base: self.base(), rows: OnceCell::new(), items: Cell::new(0) })
+        let (env, base) = (self.env.clone(), self.base());
+        let mut view = HistoryView { txn, tail, env, base, rows: OnceCell::new(), items: Cell::new(0) };
+        if !self.wal.is_writing() {
+            let head = stored_head(&view.txn, &view.env)?.unwrap_or_else(|| view.packed());
+            view.tail = Arc::new(self.wal.following(Tail::clone(&view.tail), head)?);
+        }
+        Ok(view)
     }
 }
 
 /// The history as it stood at one moment.
 pub(super) struct HistoryView {
     txn: ReadTxn,
+    /// Records that follow those of the database, and perhaps some that are in both.
+    tail: Arc<Tail>,
     env: Env,
     base: Option<Arc<Base>>,
     /// The rows of the base, once they were asked for.
@@ -267,13 +325,21 @@ impl HistoryView {
 
     /// The last transaction and its record's hash as stored; the start of all if there is none.
     pub(super) fn head(&self) -> Result<Head, StorageError> {
-        match self.txn.last(BATCHES)? {
-            None => Ok(self.packed()),
-            Some((key, value)) => {
-                let stored = StoredBatch::split(key, value).map_err(|problem| self.env.damaged("the head", problem))?;
-                Ok(Head { tid: stored.last, hash: stored.hash })
-            }
-        }
+        let stored = stored_head(&self.txn, &self.env)?.unwrap_or_else(|| self.packed());
+        let last = self.tail.last().map(|record| Head { tid: record.last(), hash: record.hash() });
+        Ok(last.filter(|last| last.tid > stored.tid).unwrap_or(stored))
+    }
+
+    /// The first record that ends with a transaction or behind it, as it is stored.
+    fn seek(&self, tid: Tid) -> Result<Option<StoredBatch<'_>>, StorageError> {
+        let stored = match self.txn.seek(BATCHES, &tid.0.to_be_bytes())? {
+            Some((key, value)) => StoredBatch::split(key, value),
+            None => match self.tail.get(self.tail.partition_point(|record| record.last() < tid)) {
+                Some(record) => record.stored(),
+                None => return Ok(None),
+            },
+        };
+        stored.map(Some).map_err(|problem| self.damaged(tid, problem))
     }
 
     /// The hash stored with the record that ends with transaction `tid`; none if no record ends there.
@@ -282,9 +348,7 @@ impl HistoryView {
             return Ok(Some(self.packed().hash));
         }
         self.is_there(tid)?;
-        let Some(value) = self.txn.get(BATCHES, &tid.0.to_be_bytes())? else { return Ok(None) };
-        let stored = StoredBatch::split(&tid.0.to_be_bytes(), value);
-        Ok(Some(stored.map_err(|problem| self.env.damaged(format!("transaction {tid}"), problem))?.hash))
+        Ok(self.seek(tid)?.filter(|stored| stored.last == tid).map(|stored| stored.hash))
     }
 
     /// Hands the batch that holds transaction `tid` to `look`, its hash checked; none if there is no such transaction.
@@ -296,8 +360,8 @@ impl HistoryView {
         if tid <= self.packed().tid {
             return Ok(None);
         }
-        let Some((key, value)) = self.txn.seek(BATCHES, &tid.0.to_be_bytes())? else { return Ok(None) };
-        let (view, _) = self.open(key, value)?;
+        let Some(stored) = self.seek(tid)? else { return Ok(None) };
+        let view = self.check(&stored)?;
         if tid < view.header.first {
             return Err(self.damaged(tid, "it is missing"));
         }
@@ -335,8 +399,7 @@ impl HistoryView {
     fn item(&self, tid: Tid) -> Result<Option<&[u8]>, StorageError> {
         self.items.update(|items| items + 1);
         self.is_there(tid)?;
-        let Some((key, value)) = self.txn.seek(BATCHES, &tid.0.to_be_bytes())? else { return Ok(None) };
-        let stored = StoredBatch::split(key, value).map_err(|problem| self.damaged(tid, problem))?;
+        let Some(stored) = self.seek(tid)? else { return Ok(None) };
         // Where it stands follows from the record's last transaction and from how many it has.
         let behind = stored.last.0 - tid.0;
         let Some(place) = (stored.index.len() as u64).checked_sub(behind + 1) else { return Ok(None) };
@@ -362,8 +425,9 @@ impl HistoryView {
         let from = from.max(self.packed().tid.next());
         // A damaged page of LMDB may hide records, or show old ones.
         let mut before: Option<Head> = None;
-        self.txn.walk(BATCHES, &from.0.to_be_bytes(), |key, value| {
-            let (view, hash) = self.open(key, value)?;
+        let mut look = |key: &[u8], value: &[u8]| {
+            let stored = StoredBatch::split(key, value).map_err(|problem| self.env.damaged("a history key", problem))?;
+            let (view, hash) = (self.check(&stored)?, stored.hash);
             let BatchHeader { first, last, previous, .. } = view.header;
             match before {
                 None if first > from => return Err(self.damaged(from, "it is missing")),
@@ -374,17 +438,40 @@ impl HistoryView {
                 _ => before = Some(Head { tid: last, hash }),
             }
             visit(hash, &view)
-        })
+        };
+        self.each_stored(from, &mut look, |from, visit| self.txn.walk(BATCHES, from, visit))
+    }
+
+    /// Calls `visit` with the stored records from the one that holds `from` on: those of the database, which `walk` walks, then the others.
+    fn each_stored<'a, E>(
+        &'a self,
+        from: Tid,
+        visit: &mut dyn FnMut(&'a [u8], &'a [u8]) -> Result<bool, E>,
+        walk: impl FnOnce(&[u8], &mut dyn FnMut(&'a [u8], &'a [u8]) -> Result<bool, E>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let (mut walked, mut goes_on) = (None, true);
+        walk(&from.0.to_be_bytes(), &mut |key, value| {
+            walked = Some(key);
+            goes_on = visit(key, value)?;
+            Ok(goes_on)
+        })?;
+        let follows = |record: &Arc<StoredRecord>| record.last() >= from && walked.is_none_or(|last| record.key() > last);
+        for record in self.tail.iter().filter(|record| goes_on && follows(record)) {
+            if !visit(record.key(), record.value())? {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// Hands the stored batches from the one that holds `from` on to `visit` as they are, unchecked: for those who look for damage.
     pub(super) fn walk_stored<'a, E: From<StorageError>>(
         &'a self,
         from: Tid,
-        visit: impl FnMut(&'a [u8], &'a [u8]) -> Result<bool, E>,
+        mut visit: impl FnMut(&'a [u8], &'a [u8]) -> Result<bool, E>,
     ) -> Result<(), E> {
         let from = from.max(self.packed().tid.next());
-        self.txn.walk_proven(BATCHES, &from.0.to_be_bytes(), visit)
+        self.each_stored(from, &mut visit, |from, visit| self.txn.walk_proven(BATCHES, from, visit))
     }
 
     /// An error about the record that holds a transaction.
@@ -392,11 +479,36 @@ impl HistoryView {
         self.env.damaged(format!("the record that holds transaction {tid}"), problem)
     }
 
-    fn open<'a>(&self, key: &[u8], value: &'a [u8]) -> Result<(BatchView<'a>, RecordHash), StorageError> {
-        let stored = StoredBatch::split(key, value).map_err(|problem| self.env.damaged("a history key", problem))?;
-        let view = stored.check().map_err(|problem| self.damaged(stored.last, problem))?;
-        Ok((view, stored.hash))
+    fn check<'a>(&self, stored: &StoredBatch<'a>) -> Result<BatchView<'a>, StorageError> {
+        stored.check().map_err(|problem| self.damaged(stored.last, problem))
     }
+}
+
+/// Which base is in force, as it is stored.
+fn mark(env: &Env) -> Result<Option<BaseMark>, StorageError> {
+    let txn = env.read()?;
+    let Some(value) = txn.get(META, BASE)? else { return Ok(None) };
+    let mark = unseal(META, BASE, value)
+        .and_then(|body| BaseMark::decode(body).map_err(|error| error.to_string()))
+        .map_err(|problem| env.damaged("the note of its base", problem))?;
+    Ok(Some(mark))
+}
+
+/// The last record of the database; none if it has none.
+fn stored_head(txn: &ReadTxn, env: &Env) -> Result<Option<Head>, StorageError> {
+    let Some((key, value)) = txn.last(BATCHES)? else { return Ok(None) };
+    let stored = StoredBatch::split(key, value).map_err(|problem| env.damaged("the head", problem))?;
+    Ok(Some(Head { tid: stored.last, hash: stored.hash }))
+}
+
+/// How long the write-ahead log is; none if the identity is of a time when there was none.
+fn wal_bytes(env: &Env) -> Result<Option<u64>, StorageError> {
+    let txn = env.read()?;
+    let Some(value) = txn.get(META, WAL)? else { return Ok(None) };
+    let bytes = unseal(META, WAL, value)
+        .and_then(|body| Reader::new(body).uint().map_err(|error| error.to_string()))
+        .map_err(|problem| env.damaged("the note of its write-ahead log", problem))?;
+    Ok(Some(bytes))
 }
 
 /// A batch as it lies in the database.

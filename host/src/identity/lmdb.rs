@@ -579,21 +579,11 @@ impl WriteTxn<'_> {
         self.txn.put(database, &key, &value, WriteFlags::empty()).map_err(|error| failed(self.env.path(), error))
     }
 
-    /// Adds an entry whose key is greater than every other, and whose value is `parts` one after another.
-    pub(super) fn append(&mut self, db: Db, key: &[u8], parts: &[&[u8]]) -> Result<(), StorageError> {
-        let length = parts.iter().map(|part| part.len()).sum();
+    /// Adds an entry whose key is greater than every other.
+    pub(super) fn append(&mut self, db: Db, key: &[u8], value: &[u8]) -> Result<(), StorageError> {
         let _inside = self.env.enter();
         let database = self.env.0.databases[db.0];
-        let mut room = self
-            .txn
-            .reserve(database, &key, length, WriteFlags::APPEND)
-            .map_err(|error| failed(self.env.path(), error))?;
-        for part in parts {
-            let (here, rest) = room.split_at_mut(part.len());
-            here.copy_from_slice(part);
-            room = rest;
-        }
-        Ok(())
+        self.txn.put(database, &key, &value, WriteFlags::APPEND).map_err(|error| failed(self.env.path(), error))
     }
 
     /// Removes an entry, if it is there.

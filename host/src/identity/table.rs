@@ -195,7 +195,7 @@ impl Table {
     pub(super) fn append_rows(&self, db: Db, rows: &[OwnedEntry]) -> Result<(), StorageError> {
         let mut txn = self.env.write()?;
         for (key, value) in rows {
-            txn.append(db, key, &[value])?;
+            txn.append(db, key, value)?;
         }
         txn.commit()
     }

@@ -417,6 +417,15 @@ impl Committer {
         Ok(head)
     }
 
+    /// Has the last records lie in the database too, which are durable already: for the end of a host.
+    ///
+    /// # Errors
+    ///
+    /// If the storage fails. The next start finds them where they are.
+    pub fn settle(&mut self) -> Result<(), StorageError> {
+        self.identity.history.settle()
+    }
+
     /// Since when, or from when on, there is something to [`trim`](Self::trim); none if there is not.
     pub fn trim_due(&self) -> Option<Instant> {
         self.trim_due

@@ -8,6 +8,9 @@ const IMPORTING: &[u8] = b"importing";
 impl History {
     /// Notes where the history ends, so that what is added from now on can be taken back.
     pub(in crate::identity) fn begin_import(&self) -> Result<(), StorageError> {
+        // What is taken back has to be in one place.
+        self.settle()?;
+        self.wal.bypass(true);
         let head = self.read()?.head()?.tid.0.to_be_bytes();
         let mut txn = self.env.write()?;
         txn.put(META, IMPORTING, &[&head[..], &blake3::hash(&head).as_bytes()[..SEAL_BYTES]].concat())?;
@@ -18,7 +21,9 @@ impl History {
     pub(in crate::identity) fn end_import(&self) -> Result<(), StorageError> {
         let mut txn = self.env.write()?;
         txn.delete(META, IMPORTING)?;
-        txn.commit()
+        txn.commit()?;
+        self.wal.bypass(false);
+        Ok(())
     }
 
     /// Removes what an interrupted import added, newest first and in bounded steps, so that what is left is a history at every

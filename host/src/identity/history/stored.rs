@@ -1,15 +1,15 @@
-//! Records that come from a backup.
+//! Records on their way into the database.
 
-use super::{BASE, BATCHES, HASH_BYTES, History, META};
+use super::{BASE, BATCHES, HASH_BYTES, History, META, StoredBatch};
 use crate::identity::{
     BaseMark, BatchHeader, IdentityId, Place, RecordHash, StorageError, Tid, batch::BatchBuilder, lmdb::Env,
     table::seal,
 };
 
-/// A batch as it is to lie in the database.
+/// A batch as it is to lie in the database, in memory of its own.
 pub(in crate::identity) struct StoredRecord {
     last: Tid,
-    /// The hash, the record, the index.
+    key: [u8; 8],
     value: Vec<u8>,
 }
 
@@ -23,7 +23,32 @@ impl StoredRecord {
         let hash = blake3::hash(&value[HASH_BYTES..]);
         value[..HASH_BYTES].copy_from_slice(hash.as_bytes());
         value.extend_from_slice(&index);
-        StoredRecord { last: header.last, value }
+        StoredRecord::with_value(header.last, value)
+    }
+
+    /// A record that was read. Whether it is what was written is for [`StoredBatch::check`] to say.
+    pub(super) fn with_value(last: Tid, value: Vec<u8>) -> StoredRecord {
+        StoredRecord { last, key: last.0.to_be_bytes(), value }
+    }
+
+    /// Its last transaction.
+    pub(in crate::identity) fn last(&self) -> Tid {
+        self.last
+    }
+
+    /// Its key in the database.
+    pub(super) fn key(&self) -> &[u8] {
+        &self.key
+    }
+
+    /// Its value in the database: the hash, the record, the index.
+    pub(super) fn value(&self) -> &[u8] {
+        &self.value
+    }
+
+    /// Taken apart; in words if it is malformed.
+    pub(super) fn stored(&self) -> Result<StoredBatch<'_>, String> {
+        StoredBatch::split(&self.key, &self.value)
     }
 
     /// The record's hash.
@@ -61,8 +86,8 @@ impl History {
             return Ok(());
         }
         let mut txn = self.env.write()?;
-        for StoredRecord { last, value } in records {
-            txn.append(BATCHES, &last.0.to_be_bytes(), &[value])?;
+        for record in records {
+            txn.append(BATCHES, record.key(), record.value())?;
         }
         txn.commit()
     }
