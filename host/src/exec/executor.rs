@@ -553,8 +553,7 @@ impl Executor {
         let Recording { request_id, target, method, arguments, time_us, seed, outcome } = recording;
         let changes = self.scratch.take_changes();
         let (writes, names) = &changes;
-        let draft =
-            Draft { request_id, target, method, arguments, time_us, seed, outcome: &outcome, writes, names };
+        let draft = Draft { request_id, target, method, arguments, time_us, seed, outcome: &outcome, writes, names };
         let recorded = self.writer.record(&draft);
         if self.sweeping.is_some() {
             self.touch(target, writes, names);

@@ -139,7 +139,9 @@ impl History {
         let bytes = match wal_bytes(env)? {
             Some(bytes) => bytes,
             None if read_only => {
-                return Err(env.damaged("the write-ahead log", "there is none yet: start the host once, which makes one"));
+                return Err(
+                    env.damaged("the write-ahead log", "there is none yet: start the host once, which makes one")
+                );
             }
             None => {
                 History::create_wal(env)?;
@@ -426,7 +428,8 @@ impl HistoryView {
         // A damaged page of LMDB may hide records, or show old ones.
         let mut before: Option<Head> = None;
         let mut look = |key: &[u8], value: &[u8]| {
-            let stored = StoredBatch::split(key, value).map_err(|problem| self.env.damaged("a history key", problem))?;
+            let stored =
+                StoredBatch::split(key, value).map_err(|problem| self.env.damaged("a history key", problem))?;
             let (view, hash) = (self.check(&stored)?, stored.hash);
             let BatchHeader { first, last, previous, .. } = view.header;
             match before {
@@ -455,7 +458,8 @@ impl HistoryView {
             goes_on = visit(key, value)?;
             Ok(goes_on)
         })?;
-        let follows = |record: &Arc<StoredRecord>| record.last() >= from && walked.is_none_or(|last| record.key() > last);
+        let follows =
+            |record: &Arc<StoredRecord>| record.last() >= from && walked.is_none_or(|last| record.key() > last);
         for record in self.tail.iter().filter(|record| goes_on && follows(record)) {
             if !visit(record.key(), record.value())? {
                 break;

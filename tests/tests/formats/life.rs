@@ -46,7 +46,7 @@ pub(crate) fn lead(home: &Home) {
     assert_eq!(home.json(&["get", "visits"])["id"], visits);
 }
 
-/// Packs the history of a home that was led, twice, and goes on a little.
+/// Packs the history of a home that was led, twice, and goes on a little. Its host is killed at the end.
 pub(crate) fn pack(home: &Home) {
     let host = Host::start(home);
     let mut client = host.client();
@@ -59,7 +59,7 @@ pub(crate) fn pack(home: &Home) {
         }
     }
     until("the object table to come up", || client.get("/metrics").text().contains("theseus_table_lag 0"));
-    host.stop();
+    host.kill();
 }
 
 /// Names that come, go and come again.

@@ -21,6 +21,7 @@ fn a_reader_written_from_the_document_reads_a_real_home() {
     let home = Home::new();
     life::lead(&home);
     let reader = Reader::read(&home, &rules);
+    assert_eq!(reader.logged, 0, "a host that has stopped leaves nothing in the write-ahead log");
 
     let status = home.json(&["status"]);
     assert_eq!(status["identity"], reader.identity);
@@ -39,9 +40,9 @@ fn a_reader_written_from_the_document_reads_a_real_home() {
     assert!(unmet.is_empty(), "the home has seen no {unmet:?}");
 }
 
-/// The same after the history was packed: what is there stands on a base.
+/// The same after the history was packed, so that what is there stands on a base, and after the host was killed.
 #[test]
-fn the_reader_reads_a_packed_home() {
+fn the_reader_reads_a_packed_home_whose_host_was_killed() {
     let document = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/formats.md")).unwrap();
     let rules = Rules::of(&document);
     let home = Home::new();
@@ -49,6 +50,7 @@ fn the_reader_reads_a_packed_home() {
     life::pack(&home);
     let reader = Reader::read(&home, &rules);
     assert!(reader.first > 1, "it was packed");
+    assert!(reader.logged > 0, "the last records are in the write-ahead log");
     assert!(reader.methods.contains("theseus.pack"));
     assert_eq!(home.json(&["status"])["head"], hex(&reader.head.1));
     reader.check_table(&home, &rules);

@@ -44,6 +44,8 @@ pub(crate) struct Reader {
     pub(crate) versions: BTreeMap<Key, Vec<Version>>,
     /// The methods that the host itself wrote.
     pub(crate) methods: BTreeSet<String>,
+    /// How many records were read from the write-ahead log.
+    pub(crate) logged: u64,
 }
 
 impl Reader {
@@ -59,6 +61,7 @@ impl Reader {
             head: (0, [0; 32]),
             versions: BTreeMap::new(),
             methods: BTreeSet::new(),
+            logged: 0,
         };
         if let Some(mark) = meta.get(&b"base"[..]) {
             reader.base(home, rules, unsealed(1, b"base", mark));
@@ -71,7 +74,41 @@ impl Reader {
             }
         }
         assert!(databases.is_empty(), "not described: {:?}", databases.keys());
+        let bytes = ciborium::from_reader::<u64, _>(unsealed(1, b"wal", &meta[&b"wal"[..]])).unwrap();
+        reader.write_ahead_log(rules, &std::fs::read(home.file("identity/history/wal")).unwrap(), bytes);
         reader
+    }
+
+    /// Goes on with the records that are not among the others yet.
+    fn write_ahead_log(&mut self, rules: &Rules, file: &[u8], bytes: u64) {
+        assert_eq!(file.len() as u64, bytes, "the length of the log");
+        let word = |sector: &[u8], at: usize| u64::from_le_bytes(sector[at..at + 8].try_into().unwrap());
+        let half = |sector: &[u8], at: usize| u32::from_le_bytes(sector[at..at + 4].try_into().unwrap()) as usize;
+        let mut start = 0;
+        loop {
+            let mut value: Vec<u8> = Vec::new();
+            let first = &file[start..][..512];
+            for (place, sector) in file[start..].chunks(512).enumerate() {
+                if sector.iter().all(|byte| *byte == 0) || sector[8..28] != first[8..28] || half(sector, 28) != place {
+                    break;
+                }
+                let seal = XxHash3_64::oneshot_with_seed((start / 512 + place) as u64, &sector[8..]);
+                assert_eq!(word(sector, 0), seal, "the seal of sector {place} behind byte {start}");
+                value.extend_from_slice(&sector[32..]);
+                if value.len() >= half(first, 24) {
+                    break;
+                }
+            }
+            let (last, length) = (word(first, 8), half(first, 24));
+            if value.len() < length || length == 0 || last <= self.head.0 {
+                break;
+            }
+            assert_eq!(first[16..24], value[..8], "the first bytes of the hash");
+            assert!(value[length..].iter().all(|byte| *byte == 0), "zeros after the value");
+            self.batch(rules, last, &value[..length]);
+            self.logged += 1;
+            start = (start + value.len() / 480 * 512).next_multiple_of(4096);
+        }
     }
 
     /// Begins with the base.

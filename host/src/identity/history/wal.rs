@@ -33,11 +33,7 @@ use arc_swap::ArcSwap;
 use twox_hash::XxHash3_64;
 
 use super::{
-    super::{
-        BatchHeader, StorageError, Tid,
-        batch::BatchView,
-        lmdb::sync_folder,
-    },
+    super::{BatchHeader, StorageError, Tid, batch::BatchView, lmdb::sync_folder},
     Head, StoredRecord,
 };
 

@@ -27,7 +27,7 @@ fn pages_that_were_let_go_can_be_read_again() {
     let env = Env::open(&options).unwrap();
     for number in 0..100_u8 {
         let mut txn = env.write().unwrap();
-        txn.append(VALUES, &[number], &[&[number; 50_000]]).unwrap();
+        txn.append(VALUES, &[number], &[number; 50_000]).unwrap();
         txn.commit().unwrap();
     }
     let read_all = || {
