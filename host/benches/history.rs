@@ -93,7 +93,7 @@ fn fill(place: &Place, versions: u64) -> Arc<Identity> {
             arguments: &[],
             time_us: 1_700_000_000_000_000 + n,
             seed: n,
-            outcome: Outcome::Done([0x05].into()),
+            outcome: &Outcome::Done([0x05].into()),
             writes: &[(OBJECT, Some(Arc::new(record)))],
             names: &[(name.clone(), Some(ObjectId(n)))],
         };

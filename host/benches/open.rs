@@ -106,7 +106,7 @@ fn append(home: &Home, config: &Config, filling: Filling) {
             arguments: &arguments,
             time_us: 1_700_000_000_000_000 + number,
             seed: number,
-            outcome: Outcome::Done([0x05].into()),
+            outcome: &Outcome::Done([0x05].into()),
             writes: &writes,
             names: &[],
         };

@@ -34,11 +34,12 @@ use std::{
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread::JoinHandle,
-    time::{Instant, SystemTime},
+    time::SystemTime,
 };
 
 use arc_swap::ArcSwap;
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use rustix::time::{ClockId, clock_gettime};
 use theseus_abi::Failure;
 use theseus_value::ObjectId;
 
@@ -359,9 +360,8 @@ pub struct Vitals {
     fatal: Mutex<Option<String>>,
     /// Whether there is something in `fatal`.
     has_failed: AtomicBool,
-    /// When each plugin-running thread began its present message, in milliseconds since `started`, plus one; 0 if idle.
+    /// When each plugin-running thread began its present message, in milliseconds of [`coarse_ms`], plus one; 0 if idle.
     busy_since_ms: Box<[OwnLine]>,
-    started: Option<Instant>,
     /// Transactions recorded and batches committed since the start.
     pub transactions: AtomicU64,
     /// Batches committed since the start.
@@ -382,15 +382,11 @@ impl Vitals {
     fn new(threads: usize) -> Vitals {
         let busy_since_ms = (0..threads).map(|_| OwnLine::default()).collect();
         let queries = (0..threads).map(|_| OwnLine::default()).collect();
-        Vitals { busy_since_ms, queries, started: Some(Instant::now()), ..Vitals::default() }
-    }
-
-    fn now_ms(&self) -> u64 {
-        self.started.map_or(0, |started| started.elapsed().as_millis() as u64)
+        Vitals { busy_since_ms, queries, ..Vitals::default() }
     }
 
     fn busy(&self, thread: usize) {
-        self.busy_since_ms[thread].0.store(self.now_ms() + 1, Ordering::Relaxed);
+        self.busy_since_ms[thread].0.store(coarse_ms() + 1, Ordering::Relaxed);
     }
 
     fn idle(&self, thread: usize) {
@@ -419,7 +415,7 @@ impl Vitals {
 
     /// How long the longest message under way has taken, in milliseconds.
     pub fn longest_call_ms(&self) -> u64 {
-        let now = self.now_ms() + 1;
+        let now = coarse_ms() + 1;
         let since = |busy: &OwnLine| busy.0.load(Ordering::Relaxed);
         self.busy_since_ms
             .iter()
@@ -620,6 +616,18 @@ pub(crate) fn request_memory(settings: &config::Identity) -> RequestMemory {
         count_max: settings.request_ids_max as u64,
         since_us: now_us().saturating_sub(settings.request_ids_ms.saturating_mul(1000)),
     }
+}
+
+/// Milliseconds of a clock that only goes forward, in steps of a few. It is read before each message, and a clock that steps costs a
+/// tenth of an exact one.
+fn coarse_ms() -> u64 {
+    #[cfg(target_os = "linux")]
+    const CLOCK: ClockId = ClockId::MonotonicCoarse;
+    #[cfg(not(target_os = "linux"))]
+    const CLOCK: ClockId = ClockId::Monotonic;
+
+    let now = clock_gettime(CLOCK);
+    now.tv_sec as u64 * 1000 + now.tv_nsec as u64 / 1_000_000
 }
 
 /// Microseconds since the Unix epoch.

@@ -50,6 +50,8 @@ pub(super) struct Scratch {
     resending: Vec<(usize, resend::Resending)>,
     buffers: Vec<CallBuffers>,
     slots: Vec<Vec<u8>>,
+    /// What a method's changes make of its receiver's slots.
+    merged: Vec<u8>,
     /// Emptied lists for what a turn changed.
     changes: Changes,
 }
@@ -267,7 +269,7 @@ impl<'a> Turn<'a> {
         if let Some(slots) = self.changed_slots(receiver, record, buffers)? {
             // The method may have given its own receiver other parents.
             let now = self.scratch.writes.get(&receiver).and_then(Option::as_ref).unwrap_or(record);
-            let changed = ObjectRecord { slots: slots.into(), ..(**now).clone() };
+            let changed = ObjectRecord { slots, ..(**now).clone() };
             self.write(receiver, Some(Arc::new(changed)))?;
         }
         Ok(())

@@ -195,7 +195,7 @@ impl History {
         base: Option<&Arc<Base>>,
     ) -> Result<Head, StorageError> {
         let record = Arc::new(StoredRecord::new(header, batch));
-        let head = Head { tid: record.last(), hash: record.hash() };
+        let head = record.head();
         if base.is_none() && self.wal.append(&record)? {
             return Ok(head);
         }
@@ -328,7 +328,7 @@ impl HistoryView {
     /// The last transaction and its record's hash as stored; the start of all if there is none.
     pub(super) fn head(&self) -> Result<Head, StorageError> {
         let stored = stored_head(&self.txn, &self.env)?.unwrap_or_else(|| self.packed());
-        let last = self.tail.last().map(|record| Head { tid: record.last(), hash: record.hash() });
+        let last = self.tail.last().map(|record| record.head());
         Ok(last.filter(|last| last.tid > stored.tid).unwrap_or(stored))
     }
 

@@ -120,7 +120,10 @@ impl<K: Hash + Eq + Clone, V: Clone> Overlay<K, V> {
 
     /// Shows the versions of a key to `look`, if there are any.
     pub(super) fn look_at(&self, key: &K, look: impl FnOnce(&Versions<V>)) {
-        self.read(key, |versions| Some(look(versions)));
+        self.read(key, |versions| {
+            look(versions);
+            Some(())
+        });
     }
 
     /// What `look` makes of the newest version.

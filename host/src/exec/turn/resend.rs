@@ -15,7 +15,7 @@ use theseus_value::{
 
 use super::{Busy, Turn, encoding};
 use crate::{
-    identity::ObjectRecord,
+    identity::{Bytes, ObjectRecord},
     plugin::{Behavior, CallBuffers, Resent},
 };
 
@@ -28,7 +28,7 @@ pub(super) struct Resending {
 }
 
 /// What a method left: its own slots, whole; none if none changed.
-pub(super) type Slots = Option<Vec<u8>>;
+pub(super) type Slots = Option<Bytes>;
 
 impl<'a> Turn<'a> {
     pub(super) fn resend_message(
@@ -192,11 +192,11 @@ impl<'a> Turn<'a> {
         running: &Busy,
         behavior: &Behavior,
         record: &Arc<ObjectRecord>,
-        slots: Vec<u8>,
+        slots: Bytes,
         changed: &mut RVec<u8>,
     ) -> Result<(), Failure> {
         self.count_written(slots.len())?;
-        let now = ObjectRecord { slots: slots.into(), ..(**record).clone() };
+        let now = ObjectRecord { slots, ..(**record).clone() };
         let mut gathered = Vec::new();
         self.gather_slots(running.object, &now, behavior, &mut gathered)?;
         let others = others(&now.slots, behavior)?;
@@ -218,18 +218,20 @@ impl<'a> Turn<'a> {
         if resending.is_none() && buffers.changes.is_empty() {
             return Ok(None);
         }
-        let mut merged = Vec::with_capacity(record.slots.len() + buffers.changes.len());
         let Some((_, Resending { others, .. })) = resending else {
-            merge_maps(&record.slots, &buffers.changes, &mut merged).map_err(error)?;
-            return Ok(Some(merged));
+            let merged = &mut self.scratch.merged;
+            merged.clear();
+            merge_maps(&record.slots, &buffers.changes, merged).map_err(error)?;
+            return Ok(Some(merged.as_slice().into()));
         };
+        let mut merged = Vec::with_capacity(record.slots.len() + buffers.changes.len());
         let mut base = Vec::with_capacity(record.slots.len());
         merge_maps(&record.slots, &others, &mut base).map_err(error)?;
         match buffers.changes.is_empty() {
             true => merged = base,
             false => merge_maps(&base, &buffers.changes, &mut merged).map_err(error)?,
         }
-        Ok((*merged != *record.slots).then_some(merged))
+        Ok((*merged != *record.slots).then(|| merged.into()))
     }
 }
 

@@ -1,6 +1,6 @@
 //! Records on their way into the database.
 
-use super::{BASE, BATCHES, HASH_BYTES, History, META, StoredBatch};
+use super::{BASE, BATCHES, HASH_BYTES, Head, History, META, StoredBatch};
 use crate::identity::{
     BaseMark, BatchHeader, IdentityId, Place, RecordHash, StorageError, Tid, batch::BatchBuilder, lmdb::Env,
     table::seal,
@@ -8,6 +8,7 @@ use crate::identity::{
 
 /// A batch as it is to lie in the database, in memory of its own.
 pub(in crate::identity) struct StoredRecord {
+    follows: Head,
     last: Tid,
     key: [u8; 8],
     value: Vec<u8>,
@@ -23,12 +24,24 @@ impl StoredRecord {
         let hash = blake3::hash(&value[HASH_BYTES..]);
         value[..HASH_BYTES].copy_from_slice(hash.as_bytes());
         value.extend_from_slice(&index);
-        StoredRecord::with_value(header.last, value)
+        StoredRecord { follows: follows(header), last: header.last, key: header.last.0.to_be_bytes(), value }
     }
 
-    /// A record that was read. Whether it is what was written is for [`StoredBatch::check`] to say.
-    pub(super) fn with_value(last: Tid, value: Vec<u8>) -> StoredRecord {
-        StoredRecord { last, key: last.0.to_be_bytes(), value }
+    /// A record that was read, if it is what was written; else says in words what is wrong.
+    pub(super) fn read(last: Tid, value: Vec<u8>) -> Result<StoredRecord, String> {
+        let key = last.0.to_be_bytes();
+        let follows = follows(&StoredBatch::split(&key, &value)?.check()?.header);
+        Ok(StoredRecord { follows, last, key, value })
+    }
+
+    /// The head of the history before it.
+    pub(super) fn follows(&self) -> Head {
+        self.follows
+    }
+
+    /// The head of the history with it.
+    pub(super) fn head(&self) -> Head {
+        Head { tid: self.last, hash: self.hash() }
     }
 
     /// Its last transaction.
@@ -61,6 +74,10 @@ impl StoredRecord {
     pub(in crate::identity) fn bytes(&self) -> usize {
         self.value.len()
     }
+}
+
+fn follows(header: &BatchHeader) -> Head {
+    Head { tid: Tid(header.first.0 - 1), hash: header.previous }
 }
 
 impl History {

@@ -33,7 +33,7 @@ use arc_swap::ArcSwap;
 use twox_hash::XxHash3_64;
 
 use super::{
-    super::{BatchHeader, StorageError, Tid, batch::BatchView, lmdb::sync_folder},
+    super::{StorageError, Tid, lmdb::sync_folder},
     Head, StoredRecord,
 };
 
@@ -63,6 +63,8 @@ pub(super) struct Wal {
     bytes: u64,
     /// What its only writer knows; none for those who only read.
     writer: Option<Writer>,
+    /// What was read last, and where it ended: what is still there need not be read again. A lock because readers come on any thread.
+    seen: Mutex<(Tail, u64)>,
 }
 
 struct Writer {
@@ -112,7 +114,7 @@ impl Wal {
             let problem = format!("it has {length} bytes, {bytes} belong there");
             return Err(damaged(folder, "the write-ahead log", problem));
         }
-        Ok(Wal { path, file, bytes, writer: None })
+        Ok(Wal { path, file, bytes, writer: None, seen: Mutex::default() })
     }
 
     /// Goes on writing behind the records that follow LMDB's head. They are made durable once more: what can be read need not be on the
@@ -129,6 +131,8 @@ impl Wal {
             log::info!("{} records are in the write-ahead log alone", tail.len());
             self.sync()?;
         }
+        // What follows is known without reading.
+        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = (Tail::new(), 0);
         self.writer = Some(Writer {
             tail: ArcSwap::from_pointee(tail),
             bypassed: AtomicBool::new(false),
@@ -150,13 +154,13 @@ impl Wal {
     pub(super) fn following(&self, mut tail: Tail, head: Head) -> Result<Tail, StorageError> {
         tail.retain(|record| record.last() > head.tid);
         let Some(first) = tail.first() else { return Ok(tail) };
-        let header = self.checked(first)?.header;
-        if header.first == head.tid.next() && header.previous == head.hash {
+        if first.follows() == head {
             return Ok(tail);
         }
         let problem = format!(
             "the database ends with transaction {}, the write-ahead log goes on with {}: one of them is not what it was",
-            head.tid, header.first
+            head.tid,
+            first.follows().tid.next()
         );
         Err(damaged(self.folder(), "the end of the history", problem))
     }
@@ -236,27 +240,23 @@ impl Wal {
     }
 
     fn read_once(&self) -> Result<Tail, StorageError> {
-        let (mut tail, mut offset, mut head) = (Tail::new(), 0, None);
-        while offset < self.bytes {
-            let Some(record) = self.record_at(offset)? else { break };
-            let BatchHeader { first, previous, .. } = self.checked(&record)?.header;
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let (tail, offset) = &mut *seen;
+        // Who begins again begins with the first sector.
+        let first = self.sector_at(0, 0, &mut [0; SECTOR])?;
+        if tail.first().map(|record| SectorHead::of(record)) != first {
+            (*tail, *offset) = (Tail::new(), 0);
+        }
+        while *offset < self.bytes {
+            let Some(record) = self.record_at(*offset)? else { break };
             // What LMDB has had for long is left of another time.
-            if head.is_some_and(|head: Head| first != head.tid.next() || previous != head.hash) {
+            if tail.last().is_some_and(|last| record.follows() != last.head()) {
                 break;
             }
-            head = Some(Head { tid: record.last(), hash: record.hash() });
-            offset += pages(sectors_of(record.value().len()) * SECTOR);
+            *offset += pages(sectors_of(record.value().len()) * SECTOR);
             tail.push(Arc::new(record));
         }
-        Ok(tail)
-    }
-
-    fn checked<'a>(&self, record: &'a StoredRecord) -> Result<BatchView<'a>, StorageError> {
-        let batch = record.stored().and_then(|stored| stored.check());
-        batch.map_err(|problem| {
-            let place = format!("the record of transaction {} in the write-ahead log", record.last());
-            damaged(self.folder(), place, problem)
-        })
+        Ok(tail.clone())
     }
 
     /// The record that begins at an offset; none if none was ever written wholly there.
@@ -276,7 +276,10 @@ impl Wal {
             value.extend_from_slice(&sector[HEAD..]);
         }
         value.truncate(length);
-        Ok(Some(StoredRecord::with_value(last, value)))
+        let record = StoredRecord::read(last, value).map_err(|problem| {
+            damaged(self.folder(), format!("the record of transaction {last} in the write-ahead log"), problem)
+        })?;
+        Ok(Some(record))
     }
 
     /// Reads the sector at a place of the record at an offset: what it says of its record. None if it has another place in its record.
@@ -290,7 +293,7 @@ impl Wal {
         let read = self.file.read_exact_at(sector, number * SECTOR as u64);
         read.map_err(|source| StorageError::Io { path: self.path.clone(), source })?;
         let (seal, rest) = sector.split_first_chunk::<SEAL>().expect("a sector is longer than its seal");
-        if rest.iter().all(|byte| *byte == 0) && *seal == [0; SEAL] {
+        if *rest == [0; SECTOR - SEAL] && *seal == [0; SEAL] {
             return Ok(None);
         }
         if u64::from_le_bytes(*seal) != XxHash3_64::oneshot_with_seed(number, rest) {
@@ -313,6 +316,11 @@ struct SectorHead {
 }
 
 impl SectorHead {
+    fn of(record: &StoredRecord) -> SectorHead {
+        let hash = *record.hash().0.first_chunk().expect("a hash is longer");
+        SectorHead { last: record.last(), hash, length: record.value().len() }
+    }
+
     fn encode(&self, place: usize, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.last.0.to_le_bytes());
         out.extend_from_slice(&self.hash);
@@ -334,8 +342,7 @@ impl SectorHead {
 fn cut(record: &StoredRecord, offset: u64, sectors: &mut Vec<u8>) {
     sectors.clear();
     let value = record.value();
-    let hash = *record.hash().0.first_chunk().expect("a hash is longer");
-    let head = SectorHead { last: record.last(), hash, length: value.len() };
+    let head = SectorHead::of(record);
     for (place, piece) in value.chunks(PIECE).enumerate() {
         let start = sectors.len();
         sectors.extend_from_slice(&[0; SEAL]);

@@ -40,7 +40,7 @@ impl Written {
     fn append(&mut self, wal: &Wal, bytes: usize) -> bool {
         let record = self.next(bytes, 7);
         let done = wal.append(&record).unwrap();
-        self.head = Head { tid: record.last(), hash: record.hash() };
+        self.head = record.head();
         done
     }
 
@@ -120,7 +120,7 @@ fn a_log_that_does_not_follow_the_database_is_damage() {
     let mut written = Written::new();
     let wal = written.writer(Head::default());
     let first = record(Head::default(), 5, 1);
-    written.head = Head { tid: first.last(), hash: first.hash() };
+    written.head = first.head();
     let moved = written.head;
     assert!(written.append(&wal, 5) && written.append(&wal, 5));
     assert_eq!(written.found(moved).unwrap(), [2, 3]);
