@@ -281,6 +281,25 @@ fn what_is_wrong_with_a_file_is_told_by_its_line_and_nothing_is_imported() {
 }
 
 #[test]
+fn an_import_that_does_not_fit_the_quota_is_refused_and_taken_back() {
+    let home = Home::with_settings("[identity]\nquota_bytes = 8388608\n");
+    let mut text = format!("{HEADER}\n");
+    for id in 1..=6000 {
+        let padding = "x".repeat(2000);
+        writeln!(
+            text,
+            "{{\"id\":{id},\"behavior\":\"any.Thing\",\"schema\":1,\"slots\":{{\"padding\":\"{padding}\"}}}}"
+        )
+        .unwrap();
+    }
+    text.push_str("{\"end\":true,\"objects\":6000,\"names\":0}\n");
+    let message = refused(&home, &file(&home, "large.jsonl", &text), &[], 1);
+    assert!(message.contains("storage_full") && message.contains("quota_bytes"), "{message}");
+    assert_eq!(home.json(&["status"])["objects"], 0);
+    home.verify();
+}
+
+#[test]
 fn an_import_that_is_killed_is_taken_back() {
     let home = Home::with_settings("[identity]\ntail_transactions_max = 100\n");
     let host = Host::start(&home);

@@ -198,6 +198,7 @@ impl From<portable::Failure> for Fault {
             It::NoSuchTransaction { .. } => Fault::failed(codes::NO_SUCH_TRANSACTION, message),
             It::NamesTaken { .. } | It::IdsTaken { .. } => Fault::new(Exit::Refused, "import_refused", message),
             It::Malformed { .. } | It::Changed { .. } => Fault::failed("bad_import", message),
+            It::NoRoom(_) => Fault::failed(codes::STORAGE_FULL, message),
             It::Slots { .. } => Fault::damaged(message),
             It::Io { .. } => Fault::failed("cannot_read", message),
         }

@@ -53,7 +53,7 @@ pub use self::{
     plugins::{BehaviorConflict, Behind, MethodKinds, PluginSet},
     queries::{Queried, QueryWorker},
     reach::{Marking, ObjectSet},
-    room::{RoomWatch, Shortage},
+    room::{RoomWatch, Shortage, shortage},
     schemas::{Schemas, Way},
     state::State,
     turn::{NAME_BYTES_MAX, check_name},

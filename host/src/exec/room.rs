@@ -19,7 +19,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 use super::{Refusal, spawn};
 use crate::{
     config,
-    identity::{Identity, Room},
+    identity::{Identity, Room, StorageError},
 };
 
 /// How often the room is measured. In that time a fast disk takes far less than `identity.disk_free_bytes_min`.
@@ -104,6 +104,15 @@ fn judge(room: &Room, settings: &config::Identity, short: bool) -> Option<Shorta
     }
     let (used_bytes, map_bytes) = (room.objects_bytes, room.objects_bytes_max);
     lacks(used_bytes, map_bytes).then_some(Shortage::Objects { used_bytes, map_bytes })
+}
+
+/// What an identity has too little of now, if anything.
+///
+/// # Errors
+///
+/// If it cannot be measured.
+pub fn shortage(identity: &Identity, settings: &config::Identity) -> Result<Option<Shortage>, StorageError> {
+    Ok(judge(&identity.room()?, settings, false))
 }
 
 /// What the watch found last.

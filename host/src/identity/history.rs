@@ -216,9 +216,10 @@ impl History {
         Ok(head)
     }
 
-    /// How much of its room it takes.
+    /// How much of its room it takes, the write-ahead log included.
     pub(super) fn usage(&self) -> Result<Usage, StorageError> {
-        self.env.usage()
+        let Usage { used_bytes, map_bytes } = self.env.usage()?;
+        Ok(Usage { used_bytes: used_bytes + self.wal.bytes(), map_bytes })
     }
 
     /// How many bytes are free on its file system, and how many there are.

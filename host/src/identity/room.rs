@@ -5,7 +5,7 @@ use super::{Identity, StorageError};
 /// What an identity takes up and what it may still take, in bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Room {
-    /// The history: pages in use. Pages that were freed and can be used again do not count, here and below.
+    /// The history: pages in use, and the write-ahead log. Pages that were freed and can be used again do not count, here and below.
     pub history_bytes: u64,
     /// The most that the history can take.
     pub history_bytes_max: u64,

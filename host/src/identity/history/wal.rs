@@ -165,6 +165,11 @@ impl Wal {
         Err(damaged(self.folder(), "the end of the history", problem))
     }
 
+    /// How long the file is.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     /// Whether this is how the file is written.
     pub(super) fn is_writing(&self) -> bool {
         self.writer.is_some()

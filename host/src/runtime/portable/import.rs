@@ -19,7 +19,7 @@ use super::{
     survey::{Survey, slots},
 };
 use crate::{
-    config::Config,
+    config::{self, Config},
     exec,
     home::Home,
     identity::{
@@ -171,6 +171,8 @@ struct Import {
     /// Objects and bytes after which a transaction ends although the file does not say so.
     bounds: (usize, usize),
     memory: RequestMemory,
+    /// How much the identity may take.
+    settings: config::Identity,
     lag_max: u64,
     batch_bytes_max: usize,
     expected: (u64, u64),
@@ -201,6 +203,7 @@ impl Import {
             ids,
             bounds,
             memory: exec::request_memory(&config.identity),
+            settings: config.identity.clone(),
             lag_max: config.identity.tail_transactions_max.min(10_000),
             batch_bytes_max: config.execution.batch_bytes_max,
             expected: survey.counts(),
@@ -339,6 +342,9 @@ impl Import {
     }
 
     fn commit(&mut self) -> Result<(), Failure> {
+        if let Some(shortage) = exec::shortage(&self.identity, &self.settings)? {
+            return Err(Failure::NoRoom(shortage));
+        }
         let head = self.committer.append(self.writer.close_batch(), &self.resume.generations, now_us())?;
         self.committer.publish(head);
         Ok(())

@@ -19,7 +19,7 @@ pub use self::{
     import::{ImportOptions, Imported, import},
 };
 use super::owner::OwnerError;
-use crate::{config::ConfigError, identity::StorageError};
+use crate::{config::ConfigError, exec::Shortage, identity::StorageError};
 
 /// Which format the header of a file names.
 const FORMAT: &str = "theseus.export";
@@ -66,6 +66,9 @@ pub enum Failure {
         /// The first id that is free.
         next: u64,
     },
+    /// There is too little room.
+    #[error("{0}; nothing was imported")]
+    NoRoom(Shortage),
     /// The file was changed between being looked through and being imported.
     #[error("{} was changed while it was imported; nothing was imported", file.display())]
     Changed {
