@@ -169,6 +169,17 @@ impl Arena {
         self.home.run(&["swap", fixtures::enemy("well").to_str().unwrap()]);
     }
 
+    /// Does the same where the host ends over it, perhaps before it can say that it is done.
+    pub(crate) fn relieve_from_death(&mut self) {
+        let swapped = self.home.cli(&["swap", fixtures::enemy("well").to_str().unwrap()]);
+        if swapped.code != 0 {
+            let message = swapped.failed(1);
+            assert!(message.contains("connection_lost"), "{message}");
+        }
+        self.restarted();
+        assert!(self.is_relieved(), "the swap was committed before its plugin was replaced");
+    }
+
     /// The first line with a text that the host has logged since it had logged `before` bytes.
     pub(crate) fn logged(&self, before: usize, text: &str) -> String {
         until_some(&format!("`{text}` in the log"), || {

@@ -57,8 +57,7 @@ fn panic_in_destructor(arena: &mut Arena) -> String {
     arena.admit("panic_in_destructor");
     arena.send(STRIKE).ok();
     let before = arena.log().len();
-    arena.relieve();
-    arena.restarted();
+    arena.relieve_from_death();
     arena.log()[before..].to_owned()
 }
 
