@@ -38,6 +38,7 @@ const UNSAFE: &[&str] = &[
     "host/src/identity/fault.rs",
     "host/src/identity/lease.rs",
     "host/src/identity/lmdb.rs",
+    "host/src/identity/prefetch.rs",
     "host/src/plugin/boundary.rs",
     "host/src/plugin/hooks/exports.rs",
     "host/src/plugin/hooks/thread.rs",
