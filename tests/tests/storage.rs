@@ -46,6 +46,8 @@ fn what_was_answered_survives_every_crash_and_nothing_is_done_twice() {
     let count = client.call("visits", "count", &json!([])).as_i64().unwrap();
     assert_eq!(home.transactions("increment").len() as i64, count);
     report.assert_exactly_once(count);
+    let metrics = client.get("/metrics");
+    assert!(metrics.text().contains("theseus_damage_total 0\n"), "{}", metrics.text());
     host.stop();
     home.verify();
 }
@@ -196,6 +198,55 @@ fn a_flipped_bit_in_the_object_table_is_found_and_placed() {
         flip(&file, place + 4000, 2);
     }
     home.verify();
+}
+
+/// A bit of a name, of a request id, of the same by age and of a row of an index flips under a running host. Nobody asks for any of them.
+#[test]
+fn a_running_host_finds_a_flipped_bit_in_a_row_of_any_kind() {
+    let home = Home::new();
+    let host = Host::start(&home);
+    home.swap(&[&artifacts::troublemaker()]);
+    let (mut client, mut admin) = (host.client(), home.admin());
+    client.create("troublemaker.Trouble", "the-name-of-it");
+    client.post_once("/v1/objects/the-name-of-it/keep", "the-request-id", &json!(["<<kept in an index>>"])).ok();
+    admin.post("/v1/indexes", &json!({ "behavior": "troublemaker.Trouble", "slot": "note" })).ok();
+    until("the index to be complete", || admin.get("/v1/indexes").ok()["indexes"][0]["complete"] == true);
+    until_settled(&home);
+    let file = home.file("identity/objects/data.mdb");
+    // A key is followed by its row's seal. A row by age has the id as a text in an array; a row of an index ends with the object's id.
+    let ids = places(&file, "the-request-id");
+    let bytes = fs::read(&file).unwrap();
+    let (by_age, by_id): (Vec<u64>, _) =
+        ids.iter().partition(|at| bytes[**at as usize - 2..].starts_with(&[0x81, 0x6e]));
+    let behind = |places: Vec<u64>, length: usize| places.iter().map(|at| at + length as u64).collect::<Vec<_>>();
+    let indexed = format!("\u{5}<<kept in an index>>\0\0");
+    let rows = [
+        ("the name `the-name-of-it`", behind(places(&file, "the-name-of-it"), "the-name-of-it".len())),
+        ("the request id `the-request-id`", behind(by_id, "the-request-id".len())),
+        ("the request id of transaction", by_age),
+        ("a row of an index", behind(places(&file, &indexed), indexed.len() + 8)),
+    ];
+    for (what, places) in rows {
+        assert!(!places.is_empty(), "{what}");
+        places.iter().for_each(|place| flip(&file, *place, 5));
+    }
+    let damage = |admin: &mut Client| {
+        let metrics = admin.get("/metrics");
+        let found = metrics.text().lines().find_map(|line| line.strip_prefix("theseus_damage_total "));
+        found.unwrap().parse::<u64>().unwrap()
+    };
+    // A rest may have to pass before the next round.
+    until("the host to find them", || damage(&mut admin) >= 4);
+    let log = host.log();
+    for what in [
+        "the name `the-name-of-it`: its content has the checksum",
+        "the request id `the-request-id`: its content has the checksum",
+        "the request id of transaction ",
+        "a row of an index: its content has the checksum",
+    ] {
+        assert!(log.contains(&format!("DAMAGED at {what}")), "{what}: {log}");
+    }
+    host.kill();
 }
 
 #[test]

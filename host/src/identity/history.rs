@@ -26,9 +26,10 @@ use self::wal::{Tail, Wal};
 use super::{
     Base, BaseMark, BatchHeader, IdentityId, Place, RecordHash, StorageError, Tid,
     batch::{BatchBuilder, BatchView, RawTransaction, Transaction},
+    fingerprint,
     index::Index,
     lmdb::{Db, Env, EnvOptions, ReadTxn, Usage},
-    table::{TableView, seal, unseal},
+    table::{RequestRow, TableView, seal, unseal},
     version::{Pointers, RawVersion, Row, Versioned},
 };
 
@@ -396,6 +397,16 @@ impl HistoryView {
             Ok(())
         });
         read.map(|_| found).map_err(|error| self.damaged(tid, error.to_string()))
+    }
+
+    /// What is to be remembered of a transaction that was a request of this id; none if it was not.
+    pub(super) fn request(&self, tid: Tid, id: &str) -> Result<Option<RequestRow>, StorageError> {
+        let Some(item) = self.item(tid)? else { return Ok(None) };
+        let read = RawTransaction::read_item(item, |_| Ok(()));
+        let transaction = read.map_err(|error| self.damaged(tid, error.to_string()))?;
+        let RawTransaction { request_id, target, method, arguments, time_us, .. } = transaction;
+        let row = || RequestRow { tid, target, fingerprint: fingerprint(method, arguments), time_us };
+        Ok((request_id == Some(id)).then(row))
     }
 
     /// One transaction as it is encoded in its record, checked by its own checksum.

@@ -64,7 +64,7 @@ pub use self::{
     matching::{Condition, Matching, Relation, Wanted},
     order::has_order,
     pack::{PackError, PackPlan, PackUntil},
-    patrol::{PatrolAt, PatrolStep},
+    patrol::{PatrolAt, PatrolPart, PatrolStep},
     read::{NamesPage, Reader},
     rebuild::{RebuildError, Rebuilt, rebuild},
     record::ObjectRecord,

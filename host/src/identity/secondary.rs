@@ -354,15 +354,8 @@ pub(super) fn verify(view: &TableView, damage: &mut dyn FnMut(String, String) ->
         // What is wrong with the row itself is told by whoever compares it with the history.
         let Ok(Row { content: Some(record), .. }) = row else { return Ok(true) };
         let Ok(record) = ObjectRecord::decode(&mut Reader::new(record)) else { return Ok(true) };
-        for (index, state) in &indexes {
-            let expected = match state {
-                IndexState::Building(next) => object < *next,
-                IndexState::Complete => true,
-                IndexState::Dropping => false,
-            };
-            let Some(key) = index.row_key(object, &record).ok().flatten().filter(|_| expected) else { continue };
-            if view.txn.get(SECONDARY, &key)?.is_none() && !damage(place(index), format!("object {object} is missing"))
-            {
+        for (place, problem) in missing_rows(view, &indexes, object, &record)? {
+            if !damage(place, problem) {
                 return Ok(false);
             }
         }
@@ -371,12 +364,34 @@ pub(super) fn verify(view: &TableView, damage: &mut dyn FnMut(String, String) ->
     Ok(rows)
 }
 
+/// Which indexes lack an object that they should have: places and problems.
+pub(super) fn missing_rows(
+    view: &TableView,
+    indexes: &[(IndexDefinition, IndexState)],
+    object: ObjectId,
+    record: &ObjectRecord,
+) -> Result<Vec<(String, String)>, StorageError> {
+    let mut missing = Vec::new();
+    for (index, state) in indexes {
+        let expected = match state {
+            IndexState::Building(next) => object < *next,
+            IndexState::Complete => true,
+            IndexState::Dropping => false,
+        };
+        let Some(key) = index.row_key(object, record).ok().flatten().filter(|_| expected) else { continue };
+        if view.txn.get(SECONDARY, &key)?.is_none() {
+            missing.push((place(index), format!("object {object} is missing")));
+        }
+    }
+    Ok(missing)
+}
+
 fn place(index: &IndexDefinition) -> String {
     format!("the index of {} by {}", index.behavior, index.slot)
 }
 
 /// Whether the indexes there are are those that the host's own object lists.
-fn verify_list(
+pub(super) fn verify_list(
     view: &TableView,
     indexes: &[(IndexDefinition, IndexState)],
     damage: &mut dyn FnMut(String, String) -> bool,
@@ -403,8 +418,8 @@ fn verify_list(
     Ok(true)
 }
 
-/// What is wrong with a row, if anything is.
-fn verify_row(
+/// What is wrong with a row, if anything is: the place and the problem.
+pub(super) fn verify_row(
     view: &TableView,
     indexes: &[(IndexDefinition, IndexState)],
     key: &[u8],

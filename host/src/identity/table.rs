@@ -36,7 +36,7 @@ const DATABASES: &[&str] = &["objects", "names", "requests", "recent", "meta", "
 pub(super) const OBJECTS: Db = Db(0);
 pub(super) const NAMES: Db = Db(1);
 pub(super) const REQUESTS: Db = Db(2);
-const RECENT: Db = Db(3);
+pub(super) const RECENT: Db = Db(3);
 pub(super) const META: Db = Db(4);
 pub(super) const SECONDARY: Db = Db(5);
 const REACHED: &[u8] = b"reached";
@@ -413,6 +413,21 @@ impl TableView {
         self.txn.walk_proven(NAMES, from, |key, value| visit(key, read_row::<ObjectId>(NAMES, key, value)))
     }
 
+    /// The entries of a database from one on, as they are stored: for those who look for damage.
+    pub(super) fn walk_entries(
+        &self,
+        db: Db,
+        from: &[u8],
+        visit: impl FnMut(&[u8], &[u8]) -> Result<bool, StorageError>,
+    ) -> Result<(), StorageError> {
+        self.txn.walk_proven(db, from, visit)
+    }
+
+    /// The value of an entry, as it is stored.
+    pub(super) fn entry(&self, db: Db, key: &[u8]) -> Result<Option<&[u8]>, StorageError> {
+        self.txn.get(db, key)
+    }
+
     /// The transaction of the oldest request that is remembered.
     pub(super) fn oldest_request(&self) -> Result<Option<Tid>, StorageError> {
         Ok(self
@@ -526,7 +541,8 @@ fn checksum(db: Db, key: &[u8], body: &[u8]) -> u64 {
     XxHash3_64::oneshot_with_seed(seed, body)
 }
 
-fn decode_id(body: &[u8]) -> Result<&str, DecodeError> {
+/// The id of a request, as its row by age has it.
+pub(super) fn decode_id(body: &[u8]) -> Result<&str, DecodeError> {
     let mut reader = Reader::new(body);
     expect_array(&mut reader, 1)?;
     let text = reader.text()?;

@@ -13,9 +13,8 @@ use std::{
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use serde::{Deserialize, Serialize};
-use theseus_value::ObjectId;
 
-use crate::identity::{Head, Identity, PatrolAt, Tid};
+use crate::identity::{Head, Identity, PatrolAt, PatrolPart, Tid};
 
 /// How many bytes are checked at once.
 const STEP_BYTES: u64 = 64 << 10;
@@ -97,10 +96,10 @@ fn walk(identity: &Identity, note: &Path, bytes_per_second: u64, found: &Found, 
         found.tid.store(at.head.tid.0, Ordering::Relaxed);
         if noted.elapsed() >= NOTE_EVERY {
             noted = Instant::now();
-            Note::write(note, identity, at);
+            Note::write(note, identity, &at);
         }
     }
-    Note::write(note, identity, at);
+    Note::write(note, identity, &at);
 }
 
 /// How far it has come, in a file. If that is lost or wrong, the round begins anew.
@@ -109,7 +108,8 @@ struct Note {
     identity: String,
     tid: u64,
     hash: String,
-    object: Option<u64>,
+    part: PatrolPart,
+    next: Vec<u8>,
 }
 
 impl Note {
@@ -118,17 +118,18 @@ impl Note {
             let note: Note = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
             let head = Head { tid: Tid(note.tid), hash: note.hash.parse().ok()? };
             let same = note.identity == identity.id().to_string();
-            same.then(|| PatrolAt { head, object: note.object.map(ObjectId) })
+            same.then_some(PatrolAt { head, part: note.part, next: note.next })
         };
         read().unwrap_or_default()
     }
 
-    fn write(path: &Path, identity: &Identity, at: PatrolAt) {
+    fn write(path: &Path, identity: &Identity, at: &PatrolAt) {
         let note = Note {
             identity: identity.id().to_string(),
             tid: at.head.tid.0,
             hash: at.head.hash.to_string(),
-            object: at.object.map(|object| object.0),
+            part: at.part,
+            next: at.next.clone(),
         };
         let made = path.with_extension("tmp");
         let written = serde_json::to_vec(&note)

@@ -258,8 +258,10 @@ proptest! {
         steps in proptest::collection::vec((step(), relation(), value(), 1..5_usize), 1..60),
     ) {
         let mut subject = Subject::new();
+        let mut at = PatrolAt::default();
         for (step, relation, value, limit) in steps {
             subject.step(step);
+            patrol::goes_on(subject.open.as_ref().unwrap().0.identity(), &mut at);
             subject.check(relation, &value, limit);
         }
         // At last everything is brought forward, and then the index has to answer.
