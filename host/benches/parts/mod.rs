@@ -197,8 +197,17 @@ pub(crate) fn processor_time() -> BTreeMap<String, Duration> {
 
 /// The memory of a process that is no page of a file, in megabytes.
 pub(crate) fn memory_mb(process: &str) -> f64 {
+    status_mb(process, "RssAnon:")
+}
+
+/// The most memory that a process ever had at once, in megabytes, with the pages of files that it had mapped then.
+pub(crate) fn memory_peak_mb(process: &str) -> f64 {
+    status_mb(process, "VmHWM:")
+}
+
+/// A figure from proc_pid_status(5).
+fn status_mb(process: &str, name: &str) -> f64 {
     let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
-    let kilobytes =
-        status.lines().find_map(|line| line.strip_prefix("RssAnon:")?.trim().strip_suffix(" kB")?.parse().ok());
+    let kilobytes = status.lines().find_map(|line| line.strip_prefix(name)?.trim().strip_suffix(" kB")?.parse().ok());
     kilobytes.unwrap_or(0.0) / 1000.0
 }
