@@ -43,8 +43,10 @@ fn dozens_of_crashes_lose_nothing_and_do_nothing_twice() {
     let report: Json = serde_json::from_str(output.lines().last().unwrap()).unwrap();
     assert_eq!(report["problems"], serde_json::json!([]));
     assert_eq!(report["rounds"], 40);
-    for what in ["at_start", "answered", "broken", "repeated"] {
+    for what in ["at_start", "answered", "broken", "repeated", "posted", "ticks", "held"] {
         assert!(report[what].as_u64().unwrap() > 0, "{what}: {report}");
     }
-    assert!(report["operated"]["swaps"].as_u64().unwrap() > 0, "{report}");
+    for what in ["swaps", "collections", "collected"] {
+        assert!(report["operated"][what].as_u64().unwrap() > 0, "{what}: {report}");
+    }
 }

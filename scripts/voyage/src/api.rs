@@ -107,6 +107,11 @@ pub struct Named {
 }
 
 #[derive(Deserialize)]
+struct Made {
+    id: u64,
+}
+
+#[derive(Deserialize)]
 struct Listing {
     names: Vec<Named>,
     more: bool,
@@ -193,6 +198,49 @@ impl Host {
             Ok(_) => Ok(true),
             Err(ApiError::Problem(problem)) if problem.code == "name_taken" => Ok(false),
             Err(error) => Err(error),
+        }
+    }
+
+    /// Makes an object, with a name or without, and returns its id.
+    pub fn make(&mut self, behavior: &str, name: Option<&str>, slots: &Value, key: &str) -> Result<u64, ApiError> {
+        let body = serde_json::json!({ "behavior": behavior, "name": name, "slots": slots }).to_string();
+        let made: Made = self.exchange(&Request::post("/v1/objects", Some(key), body.as_bytes()))?;
+        Ok(made.id)
+    }
+
+    /// Gives an object these parents and no others.
+    pub fn set_parents(&mut self, object: &str, parents: &[u64], key: &str) -> Result<(), ApiError> {
+        let target = format!("/v1/objects/{}/parents", encode_segment(object));
+        let body = serde_json::json!({ "parents": parents }).to_string();
+        let request = Request { verb: "PUT", ..Request::post(&target, Some(key), body.as_bytes()) };
+        self.exchange::<Value>(&request).map(drop)
+    }
+
+    /// Posts a message, as `POST /v1/messages` takes it, and returns its id.
+    pub fn post_message(&mut self, message: &Value, key: &str) -> Result<u64, ApiError> {
+        let body = message.to_string();
+        let made: Made = self.exchange(&Request::post("/v1/messages", Some(key), body.as_bytes()))?;
+        Ok(made.id)
+    }
+
+    /// Takes a posted message back.
+    pub fn cancel(&mut self, message: u64, key: &str) -> Result<(), ApiError> {
+        let target = format!("/v1/messages/{message}");
+        let request = Request { verb: "DELETE", key: Some(key), ..Request::get(&target) };
+        self.exchange::<Value>(&request).map(drop)
+    }
+
+    /// Whether posted messages to an object wait, or were set aside.
+    pub fn has_messages(&mut self, object: &str) -> Result<bool, ApiError> {
+        let mut after = String::new();
+        loop {
+            let page = self.get(&format!("/v1/messages?target={}{after}", encode_segment(object)))?;
+            if page["messages"].as_array().is_some_and(|messages| !messages.is_empty()) {
+                return Ok(true);
+            }
+            // A page may be empty and not the last.
+            let Some(next) = page["next"].as_str() else { return Ok(false) };
+            after = format!("&after={}", encode_segment(next));
         }
     }
 

@@ -1,8 +1,10 @@
-//! Crashes without end: a host under load is killed at random moments - while it commits, brings its table forward, swaps, starts,
-//! recovers from the crash before - and clients who know what they were answered look whether all of it is still there.
+//! Crashes without end: a host under load is killed at random moments - while it commits, brings its table forward, delivers messages, collects, swaps,
+//! starts, recovers from the crash before - and clients who know what they were answered look whether all of it is still there, and
+//! whether what has to come of it comes, once.
 
 mod client;
 mod dice;
+mod expected;
 mod operator;
 mod vessel;
 
@@ -23,6 +25,7 @@ use serde_json::{Value, json};
 use self::{
     client::{Client, Worked},
     dice::Dice,
+    expected::All,
     operator::{Operated, Operator},
     vessel::Vessel,
 };
@@ -86,6 +89,12 @@ pub struct CrashReport {
     pub broken: u64,
     /// Requests sent again under the id of an answered one, to be answered the same.
     pub repeated: u64,
+    /// Messages that were posted, each to be delivered once.
+    pub posted: u64,
+    /// How often timers went off.
+    pub ticks: u64,
+    /// Objects without a name that something came to lead to, most of them until the next one.
+    pub held: u64,
     /// What operators had done meanwhile.
     pub operated: Operated,
     /// How often the whole identity was verified.
@@ -114,6 +123,8 @@ struct Shared {
     /// Distinguishes the request ids of this run.
     run: String,
     counters: Vec<Counter>,
+    /// What has to come of what the clients did.
+    expected: All,
     /// Up to which transaction the history was packed, or is about to be.
     packed_tid: AtomicU64,
     /// The greatest transaction that was answered.
@@ -140,7 +151,7 @@ pub fn run(crash: &Crash) -> Result<CrashReport, SwapsError> {
     let operator = Operator::new(crash, vessel.socket())?;
     vessel.start()?;
     vessel.wait_until_ready()?;
-    let shared = Arc::new(prepare(&operator, &vessel)?);
+    let shared = Arc::new(prepare(crash, &operator, &vessel)?);
     let clients: Vec<_> = (0..crash.clients)
         .map(|number| {
             let (shared, dice) = (Arc::clone(&shared), Dice::new(crash.seed.wrapping_add(number as u64 + 1)));
@@ -150,6 +161,10 @@ pub fn run(crash: &Crash) -> Result<CrashReport, SwapsError> {
     let operating = {
         let (shared, dice) = (Arc::clone(&shared), Dice::new(crash.seed ^ 0x0bad_5eed));
         thread::spawn(move || operator.work(&shared, dice))
+    };
+    let collecting = {
+        let (shared, dice) = (Arc::clone(&shared), Dice::new(crash.seed ^ 0x00c0_11ec));
+        thread::spawn(move || operator::collect(&shared, dice))
     };
     let started = Instant::now();
     let mut report = CrashReport::default();
@@ -163,6 +178,8 @@ pub fn run(crash: &Crash) -> Result<CrashReport, SwapsError> {
         worked.push(client.join().expect("a client does not panic")?);
     }
     report.operated = operating.join().expect("the operator does not panic")?;
+    (report.operated.collections, report.operated.collected) =
+        collecting.join().expect("who collects does not panic")?;
     account(&mut report, &vessel, &shared, worked)?;
     vessel.stop()?;
     verify(&vessel, &shared, &mut report)?;
@@ -170,7 +187,7 @@ pub fn run(crash: &Crash) -> Result<CrashReport, SwapsError> {
 }
 
 /// Makes what the clients share.
-fn prepare(operator: &Operator, vessel: &Vessel) -> Result<Shared, SwapsError> {
+fn prepare(crash: &Crash, operator: &Operator, vessel: &Vessel) -> Result<Shared, SwapsError> {
     operator.bring_in()?;
     let mut host = Host::new(vessel.socket(), PATIENCE);
     let run = format!("crash-{:x}", std::process::id());
@@ -187,7 +204,8 @@ fn prepare(operator: &Operator, vessel: &Vessel) -> Result<Shared, SwapsError> {
     }
     let (packed_tid, answered_tid, answered) = (AtomicU64::new(0), AtomicU64::new(0), Mutex::default());
     let (socket, stop) = (vessel.socket(), AtomicBool::new(false));
-    Ok(Shared { socket, run, counters, packed_tid, answered_tid, answered, stop })
+    let expected = All::new(crash.clients);
+    Ok(Shared { socket, run, counters, expected, packed_tid, answered_tid, answered, stop })
 }
 
 fn account_of(number: u64) -> String {
@@ -232,7 +250,8 @@ fn crash_all(crash: &Crash, vessel: &mut Vessel, shared: &Shared, report: &mut C
     Ok(())
 }
 
-/// Verifies the identity while no host runs: all of it, and that what was answered last is part of it.
+/// Verifies the identity while no host runs: all of it, that what was answered last is part of it, and that what has to come of that is there or
+/// has come.
 fn verify(vessel: &Vessel, shared: &Shared, report: &mut CrashReport) -> Result<(), SwapsError> {
     let answered = shared.answered_tid.load(Ordering::Acquire);
     let mut arguments = vec!["verify"];
@@ -251,6 +270,8 @@ fn verify(vessel: &Vessel, shared: &Shared, report: &mut CrashReport) -> Result<
     if found["whole"] != true || tid < answered {
         report.problems.push(format!("after crash {}, where {answered} was answered: {found}", report.rounds));
     }
+    let unexpected = shared.expected.compare_with_files(vessel.theseus())?;
+    report.problems.extend(unexpected.into_iter().map(|problem| format!("after crash {}: {problem}", report.rounds)));
     Ok(())
 }
 
@@ -262,6 +283,9 @@ fn account(report: &mut CrashReport, vessel: &Vessel, shared: &Shared, clients: 
         report.answered += worked.answered;
         report.broken += worked.attempts.broken;
         report.repeated += worked.repeated;
+        report.posted += worked.posted;
+        report.ticks += worked.ticks;
+        report.held += worked.held;
         report.problems.extend(worked.problems);
         names.extend(worked.names);
     }
@@ -282,13 +306,16 @@ fn account(report: &mut CrashReport, vessel: &Vessel, shared: &Shared, clients: 
     if listed != names {
         report.problems.push(format!("{} names are there, {} should be", listed.len(), names.len()));
     }
+    report.operated.collected += shared.expected.compare_with_host(&mut host, &mut report.problems)?;
     report.problems.extend(compare_history(&mut host, shared)?);
     Ok(())
 }
 
-/// Every answered request stands in the history once, in the transaction that its answer named.
+/// Every answered request stands in the history once, in the transaction that its answer named; every posted message was delivered in one
+/// transaction, and each timer at most once in a period.
 fn compare_history(host: &mut Host, shared: &Shared) -> Result<Vec<String>, ApiError> {
     let mut recorded: HashMap<String, Vec<u64>> = HashMap::new();
+    let mut deliveries: HashMap<u64, Vec<(u64, i64)>> = HashMap::new();
     let (mut next, mut packed) = (1, 0);
     let mut problems = Vec::new();
     loop {
@@ -304,6 +331,10 @@ fn compare_history(host: &mut Host, shared: &Shared) -> Result<Vec<String>, ApiE
             next = tid + 1;
             if let Some(id) = line["request_id"].as_str() {
                 recorded.entry(id.to_owned()).or_default().push(tid);
+            } else if let Some(target) = line["target"].as_u64().filter(|_| line["ok"] == true) {
+                // Nobody but the host sends messages without a request id.
+                let adds = line["arguments"]["by"].as_i64().unwrap_or(0);
+                deliveries.entry(target).or_default().push((line["time_us"].as_u64().unwrap_or(0), adds));
             }
         })?;
         if count == 0 || !problems.is_empty() {
@@ -323,6 +354,7 @@ fn compare_history(host: &mut Host, shared: &Shared) -> Result<Vec<String>, ApiE
     }
     let twice = recorded.iter().filter(|(id, tids)| tids.len() > 1 && !answered.contains_key(*id));
     problems.extend(twice.map(|(id, tids)| format!("request {id} was executed in {tids:?}")));
+    problems.extend(shared.expected.compare_with_history(&deliveries, packed > 0));
     problems.truncate(20);
     Ok(problems)
 }

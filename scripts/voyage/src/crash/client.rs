@@ -1,6 +1,8 @@
 //! One client: it has objects of its own, of which it knows everything, and uses others together with all clients. Each request
 //! is sent until it is answered, under the same id.
 
+mod afterwards;
+
 use std::{
     collections::VecDeque,
     sync::{Arc, atomic::Ordering},
@@ -43,6 +45,12 @@ pub(super) struct Client {
 pub(super) struct Worked {
     pub answered: u64,
     pub repeated: u64,
+    /// Messages that it posted.
+    pub posted: u64,
+    /// How often its timer went off.
+    pub ticks: u64,
+    /// Objects without a name that its holder came to refer to.
+    pub held: u64,
     pub attempts: Attempts,
     /// The names of the objects that it made and that have to be there.
     pub names: Vec<String>,
@@ -60,7 +68,7 @@ struct Remembered {
 }
 
 impl Client {
-    /// A client with its counters made.
+    /// A client with its counters made, and its timer set.
     pub(super) fn new(number: usize, shared: Arc<Shared>, dice: Dice) -> Result<Client, ApiError> {
         let host = Host::new(shared.socket.clone(), PATIENCE);
         let (made, remembered) = (Vec::new(), VecDeque::new());
@@ -71,6 +79,7 @@ impl Client {
             let (name, key) = (client.counter(counter), client.key());
             client.host.create(COUNTER, &name, &json!({}), &key)?;
         }
+        client.begin_afterwards()?;
         Ok(client)
     }
 
@@ -82,6 +91,7 @@ impl Client {
         for counter in 0..COUNTERS {
             self.look(counter)?;
         }
+        self.end_afterwards()?;
         self.worked.attempts = self.host.attempts();
         self.worked.names = self.made;
         Ok(self.worked)
@@ -89,12 +99,15 @@ impl Client {
 
     fn step(&mut self) -> Result<(), ApiError> {
         match self.dice.roll(100) {
-            0..40 => self.increment(),
-            40..55 => self.increment_shared(),
-            55..70 => self.transfer(),
-            70..78 => self.make(),
-            78..84 => self.delete(),
-            84..90 => self.repeat(),
+            0..34 => self.increment(),
+            34..46 => self.increment_shared(),
+            46..58 => self.transfer(),
+            58..65 => self.make(),
+            65..70 => self.delete(),
+            70..76 => self.repeat(),
+            76..84 => self.post(),
+            84..88 => self.hold(),
+            88..92 => self.look_afterwards(),
             _ => {
                 let counter = self.dice.roll(COUNTERS as u64) as usize;
                 self.look(counter)

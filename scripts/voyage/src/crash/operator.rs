@@ -1,4 +1,5 @@
-//! What an operator does while the host is killed: plugins are swapped without a pause, and now and then the history is packed.
+//! What operators do while the host is killed: plugins are swapped without a pause, now and then the history is packed, and what nothing leads to
+//! is collected.
 
 use std::{path::PathBuf, sync::atomic::Ordering, thread, time::Duration};
 
@@ -20,6 +21,8 @@ const PACK_EVERY: usize = 10;
 const PACK_KEEPS: u64 = 1_000;
 /// The longest rest between two doings, in milliseconds.
 const REST_MS_MAX: u64 = 150;
+/// The longest rest between two collections, in milliseconds.
+const COLLECT_MS_MAX: u64 = 400;
 
 /// Who looks after the host, or would.
 pub(super) struct Operator {
@@ -36,6 +39,10 @@ pub struct Operated {
     pub swaps: u64,
     /// Packs that were answered.
     pub packs: u64,
+    /// Collections that were answered.
+    pub collections: u64,
+    /// What those removed.
+    pub collected: u64,
     /// Requests that were sent again because the host was killed meanwhile.
     pub broken: u64,
 }
@@ -85,6 +92,25 @@ impl Operator {
         operated.broken = host.attempts().broken;
         Ok(operated)
     }
+}
+
+/// Collects now and then until it is told to stop. Answers how many collections were answered, and how many objects those removed.
+pub(super) fn collect(shared: &Shared, mut dice: Dice) -> Result<(u64, u64), ApiError> {
+    let mut host = Host::new(shared.socket.clone(), PATIENCE);
+    let (mut collections, mut collected) = (0, 0);
+    while !shared.stop.load(Ordering::Acquire) {
+        thread::sleep(Duration::from_millis(dice.roll(COLLECT_MS_MAX)));
+        match host.post("/v1/gc", &json!({})) {
+            Ok(done) => {
+                collections += 1;
+                collected += done["removed"].as_u64().unwrap_or(0);
+            }
+            // Something else is under way that a collection waits for.
+            Err(ApiError::Problem(problem)) if problem.status < 500 => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok((collections, collected))
 }
 
 /// Packs what is old away; false if there is not enough of it.
