@@ -219,7 +219,7 @@ fn a_running_host_finds_a_flipped_bit_in_a_row_of_any_kind() {
     let (by_age, by_id): (Vec<u64>, _) =
         ids.iter().partition(|at| bytes[**at as usize - 2..].starts_with(&[0x81, 0x6e]));
     let behind = |places: Vec<u64>, length: usize| places.iter().map(|at| at + length as u64).collect::<Vec<_>>();
-    let indexed = format!("\u{5}<<kept in an index>>\0\0");
+    let indexed = "\u{5}<<kept in an index>>\0\0".to_owned();
     let rows = [
         ("the name `the-name-of-it`", behind(places(&file, "the-name-of-it"), "the-name-of-it".len())),
         ("the request id `the-request-id`", behind(by_id, "the-request-id".len())),
