@@ -195,6 +195,62 @@ fn an_undo_is_refused_where_later_transactions_depend_on_it() {
     home.verify();
 }
 
+/// A name is not taken away from who has it now; that somebody came back without one is said.
+#[test]
+fn an_undo_says_which_names_do_not_come_back() {
+    let (home, host, mut client) = started();
+    let delete = |client: &mut Client, object: &str| {
+        client.delete(&format!("/v1/objects/{object}")).ok();
+        client.tid()
+    };
+    let first = client.create("counter.Counter", "visits");
+    client.create("counter.Counter", "other");
+    let gone = delete(&mut client, "visits");
+    let second = client.create("counter.Counter", "visits");
+    client.call("visits", "increment", &json!([2]));
+    let noted = |name: &str, object: u64, holder: Json| json!([{ "name": name, "object": object, "holder": holder }]);
+
+    let undone = undo(&mut client, &[gone]).ok();
+    assert_eq!((&undone["restored"], &undone["names"]), (&json!([first]), &json!([])));
+    assert_eq!(undone["names_lost"], noted("visits", first, json!(second)));
+    assert_eq!(client.get("/v1/objects/visits").ok()["id"], second, "who has the name keeps it");
+    assert_eq!(client.get(&format!("/v1/objects/{first}")).ok()["id"], first);
+    let recorded = json!([{ "name": "visits", "object": { "$ref": first }, "holder": { "$ref": second } }]);
+    assert_eq!(home.transactions("theseus.undo")[0]["result"]["names_lost"], recorded);
+
+    // The same on the command line, whose answer is the same when it is asked for again.
+    let gone = delete(&mut client, &first.to_string());
+    let undone = home.run(&["undo", &gone.to_string()]);
+    assert!(!undone.contains("without its name"), "it had none when it went: {undone}");
+    let gone = delete(&mut client, "other");
+    let third = client.create("counter.Counter", "other");
+    for _ in 0..2 {
+        let text = home.run(&["undo", &gone.to_string(), "--request-id", "once"]);
+        let said = format!("object 2 is back without its name other, which stands for object {third} now");
+        assert!(text.lines().any(|line| line == said), "{text}");
+    }
+    // Who took the name is gone, too: it stands for nothing. If that comes back with the undo, it has it.
+    let gone = delete(&mut client, "visits");
+    let fourth = client.create("counter.Counter", "visits");
+    let both = [gone, delete(&mut client, "visits")];
+    let undone = undo(&mut client, &both[..1]).ok();
+    assert_eq!(undone["names_lost"], noted("visits", second, Json::Null));
+    undo(&mut client, &[undone["tid"].as_u64().unwrap()]).ok();
+    let again = client.tid();
+    let undone = undo(&mut client, &[both[0], undone["tid"].as_u64().unwrap(), again, both[1]]).ok();
+    assert_eq!(undone["restored"], json!([second, fourth]));
+    assert_eq!(undone["names_lost"], noted("visits", second, json!(fourth)));
+    // Nothing is lost where the name is taken back, too.
+    let deleted = delete(&mut client, &third.to_string());
+    let made = client.create("counter.Counter", "other");
+    let undone = undo(&mut client, &[deleted, home.tid()]).ok();
+    assert_eq!((&undone["removed"], &undone["names"]), (&json!([made]), &json!(["other"])));
+    assert_eq!(undone["names_lost"], json!([]));
+    assert_eq!(client.get("/v1/objects/other").ok()["id"], third);
+    host.stop();
+    home.verify();
+}
+
 #[test]
 fn an_undo_with_a_request_id_is_done_once() {
     let (home, host, mut client) = started();

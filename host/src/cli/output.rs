@@ -195,8 +195,16 @@ pub(super) fn undone(undone: &Json) -> String {
             _ = writeln!(out, "{what:<9} {}", all.join(", "));
         }
     }
+    for lost in items(&undone["names_lost"]) {
+        let (object, name) = (&lost["object"], plain(&lost["name"]));
+        let holder = lost["holder"].as_u64().map_or("nothing".to_owned(), |holder| format!("object {holder}"));
+        _ = writeln!(out, "object {object} is back without its name {name}, which stands for {holder} now");
+    }
     if let Some(from) = undone["unchecked"].as_u64() {
-        _ = writeln!(out, "references to what was removed were not looked for from transaction {from} on");
+        _ = writeln!(
+            out,
+            "references to what was removed and names of what is back were not looked for from transaction {from} on"
+        );
     }
     out
 }

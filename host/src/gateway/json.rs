@@ -10,8 +10,8 @@ use theseus_value::{ObjectId, Value, json::to_json};
 
 use super::{finding, pack, rehearsal};
 use crate::runtime::action::{
-    ActionError, Answer, AppliedView, CollectedView, FailedView, FaultView, Head, MigratedBy, MissView, ObjectView,
-    PlanKind, PlanView, PlannedMigration, PlannedPlugin, PluginState, PluginView, ProbationView, ProbeView,
+    ActionError, Answer, AppliedView, CollectedView, FailedView, FaultView, Head, LostNameView, MigratedBy, MissView,
+    ObjectView, PlanKind, PlanView, PlannedMigration, PlannedPlugin, PluginState, PluginView, ProbationView, ProbeView,
     ProgressView, QuarantineView, RepairReport, RollbackView, StatusView, SwapView, Tid, TransactionView, TrialsView,
     UndoneView, VerifyReport,
 };
@@ -87,11 +87,13 @@ pub fn hex(bytes: &[u8]) -> String {
 
 fn undone(view: &UndoneView) -> Json {
     let ids = |objects: &[ObjectId]| objects.iter().map(|object| object.0).collect::<Vec<_>>();
+    let lost = |lost: &LostNameView| json!({ "name": lost.name, "object": lost.object.0, "holder": lost.holder.map(|holder| holder.0) });
     json!({
         "tid": view.tid,
         "restored": ids(&view.restored),
         "removed": ids(&view.removed),
         "names": view.names,
+        "names_lost": view.names_lost.iter().map(lost).collect::<Vec<_>>(),
         "unchecked": view.unchecked,
         "at": head(&view.at),
     })

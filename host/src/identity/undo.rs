@@ -135,8 +135,11 @@ pub struct UndoPlan {
     pub objects: BTreeMap<ObjectId, Restored<Arc<ObjectRecord>>>,
     /// The names.
     pub names: BTreeMap<Arc<str>, Restored<ObjectId>>,
-    /// If objects are removed and the history after the undone transactions is too long: from which transaction on nobody looked for
-    /// references to them.
+    /// Names that objects which come back had when they went, and that were given away since, with those objects. It is as of when the
+    /// plan was made: nobody could know of a name that is given after that.
+    pub names_lost: Vec<(Arc<str>, ObjectId)>,
+    /// If objects are removed or come back and the history after the undone transactions is too long: from which transaction on nobody
+    /// looked for references to the former, and for the names of the latter.
     pub unchecked: Option<Tid>,
 }
 
@@ -201,7 +204,7 @@ impl Reader {
         self.fetch(&mut plan)?;
         self.check_restored_references(&plan)?;
         if let Some(first) = tids.first() {
-            self.check_removed(&mut plan, *first, head)?;
+            self.look_at_later(&mut plan, *first, head)?;
         }
         Ok(plan)
     }
@@ -277,40 +280,63 @@ impl Reader {
         Ok(())
     }
 
-    /// Refuses to remove what something else has come to refer to since.
-    fn check_removed(&mut self, plan: &mut UndoPlan, first: Tid, head: Tid) -> Result<(), UndoError> {
-        let mut removed = FxHashSet::default();
-        for (object, _) in plan.objects.iter().filter(|(_, restored)| restored.record.is_none()) {
-            if self.durable(*object)?.is_some_and(|version| version.record.is_some()) {
-                removed.insert(*object);
+    /// Looks at what happened after the undone transactions: refuses to remove what something else has come to refer to, and finds
+    /// the names that what comes back has lost.
+    fn look_at_later(&mut self, plan: &mut UndoPlan, first: Tid, head: Tid) -> Result<(), UndoError> {
+        let (mut removed, mut back) = (FxHashSet::default(), FxHashMap::default());
+        for (object, restored) in &plan.objects {
+            let is_there = self.durable(*object)?.is_some_and(|version| version.record.is_some());
+            match &restored.record {
+                None if is_there => _ = removed.insert(*object),
+                Some(_) if !is_there => _ = back.insert(*object, restored.undone),
+                _ => {}
             }
         }
-        if removed.is_empty() {
+        if removed.is_empty() && back.is_empty() {
             return Ok(());
         }
         let last = head.min(Tid(first.0.saturating_add(LOOKED_AT_MAX)));
         plan.unchecked = (last < head).then(|| last.next());
         let identity = self.identity().clone();
-        let mut needed = Needed { plan, removed, objects: FxHashMap::default(), names: FxHashMap::default() };
+        let mut later = Later {
+            plan,
+            needed: Needed { removed, objects: FxHashMap::default(), names: FxHashMap::default() },
+            went: back.values().copied().collect(),
+            named_anew: Vec::new(),
+        };
         identity.walk_history(first.next(), |batch| {
             for (tid, transaction) in batch.encoded().skip_while(|(tid, _)| *tid <= first) {
                 if tid > last {
                     return Ok(false);
                 }
-                RawTransaction::read(transaction, |change| needed.pass(tid, change))
+                RawTransaction::read(transaction, |change| later.pass(tid, change))
                     .map_err(|error| identity.damaged(tid, error.to_string()))?;
             }
             Ok(true)
         })?;
-        let Needed { objects, names, .. } = needed;
-        for (by, (tid, object)) in objects {
+        let Later { needed, named_anew, .. } = later;
+        self.check_needed(needed, last == head)?;
+        for (name, previous, tid) in named_anew {
+            let Some(object) = self.name_as_of(&name, previous)? else { continue };
+            let had = back.get(&object).is_some_and(|went| previous < *went && *went < tid);
+            if had && self.durable_name(&name)?.is_none_or(|version| version.record != Some(object)) {
+                plan.names_lost.push((name, object));
+            }
+        }
+        plan.names_lost.sort_unstable();
+        Ok(())
+    }
+
+    /// Refuses to remove what something else still refers to.
+    fn check_needed(&mut self, needed: Needed, is_all: bool) -> Result<(), UndoError> {
+        for (by, (tid, object)) in needed.objects {
             // What lies beyond what was looked at may have taken the reference away again.
-            if last == head || self.durable(by)?.is_some_and(|version| version.tid == tid) {
+            if is_all || self.durable(by)?.is_some_and(|version| version.tid == tid) {
                 return Err(UndoRefusal::NeededSince { object, what: by.describe(), by: tid }.into());
             }
         }
-        for (name, (tid, object)) in names {
-            if last == head || self.durable_name(&name)?.is_some_and(|version| version.tid == tid) {
+        for (name, (tid, object)) in needed.names {
+            if is_all || self.durable_name(&name)?.is_some_and(|version| version.tid == tid) {
                 return Err(UndoRefusal::NeededSince { object, what: name.describe(), by: tid }.into());
             }
         }
@@ -324,30 +350,47 @@ impl<T> Restored<T> {
     }
 }
 
-/// What has come to refer to objects that would be removed: since when, and to which.
-struct Needed<'a> {
+/// What goes by after the undone transactions.
+struct Later<'a> {
     plan: &'a UndoPlan,
+    needed: Needed,
+    /// The transactions since which objects that come back were not what they will be.
+    went: BTreeSet<Tid>,
+    /// Names that were written over after one of these: what wrote the name before, and what wrote over it.
+    named_anew: Vec<(Arc<str>, Tid, Tid)>,
+}
+
+/// What has come to refer to objects that would be removed: since when, and to which.
+struct Needed {
     removed: FxHashSet<ObjectId>,
     objects: FxHashMap<ObjectId, (Tid, ObjectId)>,
     names: FxHashMap<String, (Tid, ObjectId)>,
 }
 
-impl Needed<'_> {
+impl Later<'_> {
     /// Lets a change go by.
     fn pass(&mut self, tid: Tid, change: Change<'_>) -> Result<(), theseus_value::DecodeError> {
+        let needed = &mut self.needed;
         match change {
-            Change::Object(object, version) if !self.plan.objects.contains_key(&object) => {
+            Change::Object(object, version)
+                if !needed.removed.is_empty() && !self.plan.objects.contains_key(&object) =>
+            {
                 let record = version.decode::<Arc<ObjectRecord>>()?;
                 let mut references = record.iter().flat_map(|record| record.references());
-                match references.find(|reference| self.removed.contains(reference)) {
-                    Some(reference) => _ = self.objects.insert(object, (tid, reference)),
-                    None => _ = self.objects.remove(&object),
+                match references.find(|reference| needed.removed.contains(reference)) {
+                    Some(reference) => _ = needed.objects.insert(object, (tid, reference)),
+                    None => _ = needed.objects.remove(&object),
                 }
             }
             Change::Name(name, version) if !self.plan.names.contains_key(name) => {
-                match version.decode::<ObjectId>()?.filter(|object| self.removed.contains(object)) {
-                    Some(object) => _ = self.names.insert(name.to_owned(), (tid, object)),
-                    None => _ = self.names.remove(name),
+                match version.decode::<ObjectId>()?.filter(|object| needed.removed.contains(object)) {
+                    Some(object) => _ = needed.names.insert(name.to_owned(), (tid, object)),
+                    None => _ = needed.names.remove(name),
+                }
+                if let Some(previous) = version.pointers.previous.exists()
+                    && self.went.range(previous.next()..tid).next().is_some()
+                {
+                    self.named_anew.push((name.into(), previous, tid));
                 }
             }
             _ => {}

@@ -254,8 +254,20 @@ pub struct UndoneView {
     pub removed: Vec<ObjectId>,
     /// The names that stand for what they stood for before, or for nothing.
     pub names: Vec<String>,
-    /// From which transaction on nobody looked for references to what is gone.
+    /// The names that objects which came back have no more.
+    pub names_lost: Vec<LostNameView>,
+    /// From which transaction on nobody looked for references to what is gone, and for the names of what came back.
     pub unchecked: Option<Tid>,
+}
+
+/// A name that an object had before it went, and that it did not get back with an undo.
+#[derive(Clone, PartialEq, Debug)]
+pub struct LostNameView {
+    pub name: String,
+    /// The object that came back without it.
+    pub object: ObjectId,
+    /// The object that has it instead; none if it was freed.
+    pub holder: Option<ObjectId>,
 }
 
 /// One transaction of the history.

@@ -6,8 +6,8 @@ use theseus_abi::FailureCode;
 use theseus_value::{ObjectId, Value};
 
 use super::action::{
-    self, ActionError, Answer, At, MissView, MissesView, ObjectRef, ObjectView, StorageView, TransactionView,
-    UndoneView, codes,
+    self, ActionError, Answer, At, LostNameView, MissView, MissesView, ObjectRef, ObjectView, StorageView,
+    TransactionView, UndoneView, codes,
 };
 use crate::{
     exec::{Done, Misses, ObjectName, Refusal, Shortage},
@@ -322,6 +322,15 @@ pub(super) fn undone(done: &Done) -> Result<Answer, ActionError> {
         items(name).iter().filter_map(|item| if let Value::Ref(object) = item { Some(*object) } else { None }).collect()
     };
     let text = |item: &Value| if let Value::Text(name) = item { Some(name.clone()) } else { None };
+    let lost = |item: &Value| {
+        let Value::Map(lost) = item else { return None };
+        let object = |name: &str| if let Some(Value::Ref(object)) = lost.get(name) { Some(*object) } else { None };
+        Some(LostNameView {
+            name: lost.get("name").and_then(text)?,
+            object: object("object")?,
+            holder: object("holder"),
+        })
+    };
     let unchecked = match told.get("unchecked") {
         Some(Value::Int(tid)) => u64::try_from(*tid).ok(),
         _ => None,
@@ -332,6 +341,7 @@ pub(super) fn undone(done: &Done) -> Result<Answer, ActionError> {
         restored: objects("restored"),
         removed: objects("removed"),
         names: items("names").iter().filter_map(text).collect(),
+        names_lost: items("names_lost").iter().filter_map(lost).collect(),
         unchecked,
     }))
 }

@@ -1,12 +1,13 @@
 //! Taking transactions back: what a plan says is written, if the plan still holds.
 
 use theseus_abi::Failure;
-use theseus_value::Value;
+use theseus_value::{ObjectId, Value};
 
 use super::{Executed, Executor, Recording};
 use crate::{
     exec::{Refusal, messages, now_us, state::storage},
     identity::{ObjectRecord, Outcome, Tid, UndoPlan, UndoRefusal, is_hosts_own},
+    plugin::CallHost,
 };
 
 /// Under which it stands in the history.
@@ -27,17 +28,18 @@ impl Executor {
             Ok(plan) => plan,
             Err(refusal) => return Executed::Refused(refusal),
         };
-        let outcome = Outcome::Done(told(&plan).encode().into());
         if plan.is_empty() {
-            return Executed::Answered { tid: None, outcome };
+            return Executed::Answered { tid: None, outcome: Outcome::Done(told(&plan, &[]).encode().into()) };
         }
         if let Err(refusal) = self.still_holds(&plan) {
             return Executed::Refused(refusal);
         }
         let time_us = now_us();
-        if let Err(failure) = self.restore(plan, time_us) {
-            return failure.into();
-        }
+        let holders = match self.restore(&plan, time_us) {
+            Ok(holders) => holders,
+            Err(failure) => return failure.into(),
+        };
+        let outcome = Outcome::Done(told(&plan, &holders).encode().into());
         let (target, method, seed) = (None, UNDO, 0);
         self.record(Recording { request_id, target, method, arguments: &note, time_us, seed, outcome })
     }
@@ -83,25 +85,35 @@ impl Executor {
         behavior.is_some_and(|it| it.schema() == record.schema || self.plugins.way(it, record.schema).is_some())
     }
 
-    fn restore(&mut self, plan: UndoPlan, time_us: u64) -> Result<(), Failure> {
+    /// Writes what comes back, and tells for each name that is lost which object has it then.
+    fn restore(&mut self, plan: &UndoPlan, time_us: u64) -> Result<Vec<Option<ObjectId>>, Failure> {
         let mut turn = self.turn(time_us, 0);
-        for (object, restored) in plan.objects {
-            turn.restore(object, restored.record.map(|record| messages::restored(record, time_us)))?;
+        for (object, restored) in &plan.objects {
+            let record = restored.record.clone();
+            turn.restore(*object, record.map(|record| messages::restored(record, time_us)))?;
         }
-        plan.names.into_iter().try_for_each(|(name, restored)| turn.restore_name(name, restored.record))
+        for (name, restored) in &plan.names {
+            turn.restore_name(name.clone(), restored.record)?;
+        }
+        plan.names_lost.iter().map(|(name, _)| turn.name_get(name)).collect()
     }
 }
 
-/// What an undo does, for its result.
-fn told(plan: &UndoPlan) -> Value {
+/// What an undo does, for its result; `holders` have the names that are lost.
+fn told(plan: &UndoPlan, holders: &[Option<ObjectId>]) -> Value {
     let objects = |there: bool| {
         let some = plan.objects.iter().filter(move |(_, restored)| restored.record.is_some() == there);
         Value::Array(some.map(|(object, _)| Value::Ref(*object)).collect())
     };
+    let lost = plan.names_lost.iter().zip(holders).map(|((name, object), holder)| {
+        let holder = holder.map_or(Value::Null, Value::Ref);
+        map([("name", Value::Text(name.to_string())), ("object", Value::Ref(*object)), ("holder", holder)])
+    });
     map([
         ("restored", objects(true)),
         ("removed", objects(false)),
         ("names", Value::Array(plan.names.keys().map(|name| Value::Text(name.to_string())).collect())),
+        ("names_lost", Value::Array(lost.collect())),
         ("unchecked", plan.unchecked.map_or(Value::Null, |tid| Value::Int(tid.0.into()))),
     ])
 }

@@ -67,6 +67,26 @@ fn expected(states: &[State], wrote: &[Keys], undone: &BTreeSet<usize>) -> Optio
     Some(next)
 }
 
+/// The names that objects which come back had before the first of these transactions that wrote them, and do not have then.
+fn lost(states: &[State], wrote: &[Keys], undone: &BTreeSet<usize>, next: &State) -> Vec<(Arc<str>, ObjectId)> {
+    let now = states.last().unwrap();
+    let mut lost = Vec::new();
+    for name in (0..3).map(name) {
+        if undone.iter().any(|tid| wrote[*tid].1.contains(&name)) {
+            continue;
+        }
+        for object in 1..6 {
+            let Some(first) = undone.iter().find(|tid| wrote[**tid].0.contains(&object)) else { continue };
+            let is_in = |state: &State| state.0.get(&object).copied().flatten().is_some();
+            let has_it = |state: &State| state.1.get(&name).copied().flatten() == Some(object);
+            if !is_in(now) && is_in(next) && has_it(&states[first - 1]) && !has_it(next) {
+                lost.push((Arc::from(&*name), ObjectId(object)));
+            }
+        }
+    }
+    lost
+}
+
 fn name(number: u8) -> String {
     format!("name-{number}")
 }
@@ -99,8 +119,8 @@ fn commit(
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// An undo gives what was there before the undone transactions, and is refused when and only when later ones depend on
-    /// them; afterwards every past state is still what it was.
+    /// An undo gives what was there before the undone transactions, says which names that does not give back, and is refused when
+    /// and only when later ones depend on them; afterwards every past state is still what it was.
     #[test]
     fn undo_gives_what_was_there_before(steps in proptest::collection::vec(step(), 1..50)) {
         let mut subject = Subject::new();
@@ -136,6 +156,8 @@ proptest! {
                         continue;
                     }
                     prop_assert!(expected.is_some(), "an undo of {:?} was planned: {:?}", undone, plan);
+                    let lost = lost(&subject.states, &wrote, &undone, expected.as_ref().unwrap());
+                    prop_assert_eq!(&plan.names_lost, &lost, "of an undo of {:?}", undone);
                     let writes: Vec<_> = plan.objects.into_iter().map(|(object, it)| (object, it.record)).collect();
                     let names: Vec<_> = plan.names.into_iter().map(|(name, it)| (name, it.record)).collect();
                     commit(&mut subject, &writes, &names);
