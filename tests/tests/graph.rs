@@ -79,6 +79,61 @@ fn parents_are_set_and_refused_in_every_way() {
 }
 
 #[test]
+fn what_is_derived_from_several_has_the_first_ones_behaviour_and_all_as_parents() {
+    let (home, host, mut client) = started();
+    let (rich, poor) = (client.create("kin.Account", "rich"), client.create("kin.Account", "poor"));
+    let savings = client.create("kin.Savings", "savings");
+    client.call("rich", "deposit", &json!([7]));
+    let id = |text: String| text.parse::<u64>().unwrap();
+    let one = id(home.run(&["derive", "rich", "one", "--also", "savings"]));
+    let found = object(&mut client, one);
+    assert_eq!((&found["behavior"], &found["slots"]), (&json!("kin.Account"), &json!({})));
+    assert_eq!(found["parents"], json!([rich, savings]));
+    // The order is that of the call, and each way to name a parent is kept in the history as it was used.
+    let body = json!({ "derive": ["savings", poor, "rich"], "name": "two" });
+    let two = client.post_once("/v1/objects", "once", &body).ok()["id"].as_u64().unwrap();
+    assert_eq!(client.post_once("/v1/objects", "once", &body).ok()["id"], two);
+    let found = object(&mut client, two);
+    assert_eq!((&found["behavior"], &found["parents"]), (&json!("kin.Savings"), &json!([savings, poor, rich])));
+    let noted: Vec<_> = home.transactions("theseus.derive").into_iter().map(|it| it["arguments"].clone()).collect();
+    assert_eq!(noted[0], json!({ "objects": ["rich", "savings"], "name": "one" }));
+    assert_eq!(noted[1], json!({ "objects": ["savings", reference(poor), "rich"], "name": "two" }));
+    // An array of one is one.
+    client.post("/v1/objects", &json!({ "derive": ["rich"] })).ok();
+    let noted = home.transactions("theseus.derive").pop().unwrap();
+    assert_eq!(noted["arguments"], json!({ "object": "rich", "name": null }));
+
+    // Parents have equal rank: what they disagree about is ambiguous, until one is like the other or it has a value of its own.
+    let three = id(home.run(&["derive", "rich", "--also", &poor.to_string()]));
+    let refused = home.cli(&["call", &three.to_string(), "balance"]).failed(1);
+    assert!(refused.contains("ambiguous") && refused.contains("`log` from parents of equal rank"), "{refused}");
+    client.post(&format!("/v1/objects/{three}/deposit"), &json!([1])).problem(409, "ambiguous");
+    client.call("poor", "deposit", &json!([7]));
+    assert_eq!(client.call(&three.to_string(), "balance", &json!([])), 7);
+    assert_eq!(client.call(&three.to_string(), "deposit", &json!([1])), 8);
+    client.call("poor", "deposit", &json!([1]));
+    assert_eq!(client.call(&three.to_string(), "balance", &json!([])), 8, "its own");
+
+    let last = home.tid();
+    for (parents, status, code, words) in [
+        (json!([]), 400, "bad_request", "at least one"),
+        (json!(["rich", "rich"]), 422, "bad_arguments", "named twice"),
+        (json!(["rich", 99]), 404, "no_such_object", "no object 99"),
+        (json!([99, "rich"]), 404, "no_such_object", "no object 99"),
+        (json!(["rich", "nobody"]), 404, "no_such_object", "nobody"),
+        (json!(["rich", 0]), 409, "refused", "object 0"),
+        (json!(vec![rich; 101]), 422, "limit_exceeded", "100 parents"),
+    ] {
+        let found = client.post("/v1/objects", &json!({ "derive": parents, "name": "three" })).problem(status, code);
+        assert!(found["detail"].as_str().unwrap().contains(words), "{found}");
+    }
+    client.post("/v1/objects", &json!({ "derive": ["rich", "poor"], "name": "one" })).problem(409, "name_taken");
+    assert_eq!(home.tid(), last, "what was refused left nothing");
+    host.stop();
+    home.verify();
+}
+
+#[test]
 fn lookup_ends_at_the_nearest_and_says_what_is_ambiguous() {
     let (_home, _host, mut client) = started();
     let account = client.create("kin.Account", "account");

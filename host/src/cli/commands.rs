@@ -91,7 +91,10 @@ impl Session {
                 self.make(json!({ "behavior": behavior, "name": name, "slots": slots }))
             }
             Command::Clone { object, name } => self.make(json!({ "clone": object, "name": name })),
-            Command::Derive { object, name } => self.make(json!({ "derive": object, "name": name })),
+            Command::Derive { object, name, also } => {
+                let parents: Vec<_> = [object].into_iter().chain(also).collect();
+                self.make(json!({ "derive": parents, "name": name }))
+            }
             Command::Parents { object, parents, none } => self.parents(&object, &parents, none),
             Command::Misses => self.misses(),
             Command::Gc { dry_run } => self.collect(dry_run),

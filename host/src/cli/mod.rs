@@ -187,13 +187,20 @@ Examples:
         /// A unique name for the copy.
         name: Option<String>,
     },
-    /// Makes an empty object that delegates to another, and prints its id.
-    #[command(after_help = "Examples:\n  theseus derive visits\n  theseus derive visits visits-today")]
+    /// Makes an empty object that delegates to others, and prints its id.
+    #[command(after_help = "\
+Examples:
+  theseus derive visits
+  theseus derive visits visits-today
+  theseus derive visits visits-today --also 7 archive    has all three as parents")]
     Derive {
-        /// The object to delegate to: its id or its name.
+        /// The object to delegate to, whose behaviour the new one gets: its id or its name.
         object: String,
         /// A unique name for the new object.
         name: Option<String>,
+        /// More objects to delegate to, with a rank equal to that of the first.
+        #[arg(long, value_name = "PARENT", num_args = 1..)]
+        also: Vec<String>,
     },
     /// Removes an object and its names; its history stays.
     #[command(after_help = "Examples:\n  theseus delete visits")]

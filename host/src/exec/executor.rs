@@ -487,8 +487,9 @@ impl Executor {
             Doing::Clone { object, name } => {
                 turn.find(object).and_then(|id| turn.clone_object(id)).map(|id| (Some(id), name.as_deref()))
             }
-            Doing::Derive { object, name } => {
-                turn.find(object).and_then(|id| turn.derive_object(id)).map(|id| (Some(id), name.as_deref()))
+            Doing::Derive { parents, name } => {
+                let parents = parents.iter().map(|parent| turn.find(parent)).collect::<Result<Vec<_>, _>>();
+                parents.and_then(|parents| turn.derive(&parents)).map(|id| (Some(id), name.as_deref()))
             }
             Doing::Delete { object } => turn.find(object).and_then(|id| turn.delete(id)).map(|()| (None, None)),
             _ => unreachable!("these are not edits"),
@@ -524,8 +525,13 @@ impl Executor {
             Doing::Clone { object, name } => {
                 ("theseus.clone", vec![("object", given(object)), ("name", optional(name))])
             }
-            Doing::Derive { object, name } => {
-                ("theseus.derive", vec![("object", given(object)), ("name", optional(name))])
+            Doing::Derive { parents, name } => {
+                // One parent stands there as it did before there could be several.
+                let parents = match &parents[..] {
+                    [object] => ("object", given(object)),
+                    objects => ("objects", Value::Array(objects.iter().map(given).collect())),
+                };
+                ("theseus.derive", vec![parents, ("name", optional(name))])
             }
             Doing::Delete { object } => ("theseus.delete", vec![("object", given(object))]),
             _ => unreachable!("these are not edits"),

@@ -120,10 +120,10 @@ pub enum Doing {
         /// The copy's name.
         name: Option<String>,
     },
-    /// Makes an empty object that delegates to another.
+    /// Makes an empty object that delegates to others.
     Derive {
-        /// The other.
-        object: ObjectName,
+        /// All its parents, in this order; it gets the first one's behaviour.
+        parents: Vec<ObjectName>,
         /// The new object's name.
         name: Option<String>,
     },

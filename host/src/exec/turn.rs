@@ -482,10 +482,7 @@ impl CallHost for Turn<'_> {
     }
 
     fn derive_object(&mut self, original: ObjectId) -> Result<ObjectId, Failure> {
-        self.changing("create objects")?;
-        let record = self.load(original)?;
-        let parents = [original].into();
-        self.add(ObjectRecord { parents, slots: EMPTY_MAP.into(), ..(*record).clone() })
+        self.derive(&[original])
     }
 
     fn delete(&mut self, object: ObjectId) -> Result<(), Failure> {

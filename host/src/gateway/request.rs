@@ -73,13 +73,33 @@ impl JsonRef {
     }
 }
 
+/// One object or several.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum JsonRefs {
+    One(JsonRef),
+    Several(Vec<JsonRef>),
+}
+
+impl JsonRefs {
+    fn resolve(self) -> Result<Vec<ObjectRef>, Problem> {
+        match self {
+            JsonRefs::One(object) => Ok(vec![object.resolve()?]),
+            JsonRefs::Several(objects) if objects.is_empty() => {
+                Err(Problem::bad_request("derive: expected an object, or an array with at least one"))
+            }
+            JsonRefs::Several(objects) => objects.into_iter().map(JsonRef::resolve).collect(),
+        }
+    }
+}
+
 /// The body of `POST /v1/objects`: exactly one of the first three.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct NewObject {
     behavior: Option<String>,
     clone: Option<JsonRef>,
-    derive: Option<JsonRef>,
+    derive: Option<JsonRefs>,
     name: Option<String>,
     slots: Option<Json>,
 }
@@ -97,7 +117,7 @@ pub(crate) fn creation(body: &[u8], request_id: Option<String>) -> Result<Action
             Ok(Action::Create { behavior, name, slots, request_id })
         }
         (None, Some(object), None, None) => Ok(Action::Clone { object: object.resolve()?, name, request_id }),
-        (None, None, Some(object), None) => Ok(Action::Derive { object: object.resolve()?, name, request_id }),
+        (None, None, Some(parents), None) => Ok(Action::Derive { parents: parents.resolve()?, name, request_id }),
         _ => Err(Problem::bad_request(
             "expected one of `behavior`, `clone` and `derive`, with a `name` if any, and `slots` with `behavior` only",
         )),
@@ -283,8 +303,17 @@ mod tests {
         );
         assert_eq!(
             read(json!({ "derive": "visits" })).unwrap(),
-            Action::Derive { object: ObjectRef::Name("visits".into()), name: None, request_id: None }
+            Action::Derive { parents: vec![ObjectRef::Name("visits".into())], name: None, request_id: None }
         );
+        assert_eq!(
+            read(json!({ "derive": [7, "visits"] })).unwrap(),
+            Action::Derive {
+                parents: vec![ObjectRef::Id(ObjectId(7)), ObjectRef::Name("visits".into())],
+                name: None,
+                request_id: None
+            }
+        );
+        assert!(detail(read(json!({ "derive": [] })).unwrap_err()).contains("at least one"));
         for wrong in [json!({}), json!({ "clone": 7, "derive": 7 }), json!({ "clone": 7, "slots": {} })] {
             assert!(detail(read(wrong).unwrap_err()).contains("expected one of"));
         }

@@ -51,8 +51,8 @@ pub enum Action {
     Create { behavior: String, name: Option<String>, slots: Value, request_id: Option<String> },
     /// Copies an object: its own slots and parents.
     Clone { object: ObjectRef, name: Option<String>, request_id: Option<String> },
-    /// Makes an empty object that delegates to `object`.
-    Derive { object: ObjectRef, name: Option<String>, request_id: Option<String> },
+    /// Makes an empty object that delegates to all of `parents`, in this order, with the first one's behaviour.
+    Derive { parents: Vec<ObjectRef>, name: Option<String>, request_id: Option<String> },
     /// Removes an object. The names it carries end with it.
     Delete { object: ObjectRef, request_id: Option<String> },
     /// Sends a message. `arguments` is a map (by name), an array (by position) or null (none).

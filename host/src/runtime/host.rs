@@ -229,8 +229,9 @@ impl Runtime {
             Action::Clone { object, name, request_id } => {
                 self.edit(Doing::Clone { object: views::object_name(object), name }, request_id, reply);
             }
-            Action::Derive { object, name, request_id } => {
-                self.edit(Doing::Derive { object: views::object_name(object), name }, request_id, reply);
+            Action::Derive { parents, name, request_id } => {
+                let parents = parents.into_iter().map(views::object_name).collect();
+                self.edit(Doing::Derive { parents, name }, request_id, reply);
             }
             Action::Delete { object, request_id } => {
                 self.edit(Doing::Delete { object: views::object_name(object) }, request_id, reply);

@@ -67,6 +67,7 @@ fn names(home: &Home, client: &mut Client) {
     home.run(&["clone", "visits", "copy"]);
     home.run(&["derive", "visits", "child"]);
     home.run(&["parents", "child", "visits", "copy"]);
+    home.run(&["derive", "visits", "grandchild", "--also", "child", "copy"]);
     for _ in 0..9 {
         client.create("counter.Counter", "again");
         home.run(&["delete", "again"]);
