@@ -264,3 +264,6 @@ fn wrap(selector: &str, arguments: &[u8]) -> Vec<u8> {
     }
     wrapped
 }
+
+#[cfg(test)]
+mod tests;
