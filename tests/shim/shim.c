@@ -5,7 +5,8 @@
  *   SHIM_FOLDER   the folder
  *   SHIM_LOG      where the changes are written down (see `struct record`); none if it is not set
  *   SHIM_SYNC_US  how long a sync takes at least, in microseconds
- *   SHIM_FAIL     CALL:ERRNO:COUNT - from the CALLth change or sync of this process on, counted from 1, COUNT of them fail
+ *   SHIM_FAIL     CALL:ERRNO:COUNT - from the CALLth change or sync of this process on, counted from 1, COUNT of them fail;
+ *                 with ERRNO 0 the process is killed in place of that call
  *
  * One lock makes the order in the log that of the effects. A sync is two records, because it covers what was written before it
  * began, and holds from when it ended. Programs started by this one are not watched.
@@ -16,6 +17,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -118,6 +120,7 @@ static int fails(void) {
     calls++;
     if (!fail_from || calls < fail_from || calls >= fail_from + fail_count) return 0;
     note(FAILED, -1, calls, NULL, 0);
+    if (!fail_errno) kill(getpid(), SIGKILL);
     errno = fail_errno;
     return 1;
 }

@@ -63,7 +63,7 @@ pub fn record(command: &mut Command, folder: &Path, log: &Path, sync_us: u64) {
 }
 
 /// Makes `count` calls of a program that change or sync something below `folder` fail with `errno`, beginning with the
-/// `first` (from 1). What happens is written down in `log` too.
+/// `first` (from 1). With 0 for `errno` the program is killed in place of the first of them. What happens is written down in `log` too.
 pub fn fail(command: &mut Command, folder: &Path, log: &Path, (first, errno, count): (u64, i32, u64)) {
     record(command, folder, log, 0);
     command.env("SHIM_FAIL", format!("{first}:{errno}:{count}"));

@@ -1,4 +1,5 @@
-//! Disks that fail: calls that give an error, one by one, and a file system that is gone from one moment to the next.
+//! Disks that fail: calls that give an error, one by one, also while the history is packed, and a file system that is gone from one
+//! moment to the next.
 //!
 //! `THESEUS_FAULTS` sets how many calls are made to fail (`scripts/soak faults`).
 
@@ -90,7 +91,20 @@ fn live(home: &Home, prepare: impl FnOnce(&mut Command)) -> (Vec<Keyed>, Process
 }
 
 /// What is wrong after a life in which calls failed.
-fn after(home: &Home, requests: &[Keyed], mut process: Process) -> Vec<String> {
+fn after(home: &Home, requests: &[Keyed], process: Process) -> Vec<String> {
+    let mut wrong = end(requests, process);
+    // The disk works again.
+    let restarted = Host::start(home);
+    wrong.extend(asked_again(&restarted, requests));
+    restarted.client().call("one", "touch", &json!([]));
+    restarted.stop();
+    home.verify();
+    wrong.extend(keyed::compare(home, requests));
+    wrong
+}
+
+/// What is wrong with how a host ended.
+fn end(requests: &[Keyed], mut process: Process) -> Vec<String> {
     let mut wrong = Vec::new();
     let (log, status) = (process.log(), process.ended());
     let Some(status) = status else { return vec!["the host does not end".to_owned()] };
@@ -101,19 +115,18 @@ fn after(home: &Home, requests: &[Keyed], mut process: Process) -> Vec<String> {
     if log.contains("panicked") || (unanswered && (status.success() || !log.contains("theseus: "))) {
         wrong.push(format!("the host ended with {status} and does not say why: {log}"));
     }
-    // The disk works again.
-    let restarted = Host::start(home);
-    let mut client = restarted.client();
+    wrong
+}
+
+/// What another host answers otherwise.
+fn asked_again(host: &Host, requests: &[Keyed]) -> Vec<String> {
+    let (mut wrong, mut client) = (Vec::new(), host.client());
     for request in requests.iter().filter(|it| matches!(it.became, Became::Done { .. })) {
         let again = Keyed::send(&mut client, request.key.clone(), &request.path, request.body.clone());
         if again.became != request.became {
             wrong.push(format!("{} became {:?}, and again {:?}", request.key, request.became, again.became));
         }
     }
-    client.call("one", "touch", &json!([]));
-    restarted.stop();
-    home.verify();
-    wrong.extend(keyed::compare(home, requests));
     wrong
 }
 
@@ -157,6 +170,159 @@ fn whichever_call_fails_is_told_and_nothing_that_was_answered_is_lost() {
     println!("{tried} failures tried, {met} met a call; {refused} requests refused, {ended} hosts ended");
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     assert!(met > tried / 2 && refused > 0 && ended > 0, "{met} {refused} {ended}");
+}
+
+// --- While the history is packed --------------------------------------------------------------------------------------------------
+
+/// What is known of the past of a home: transaction, object, and its count as of that transaction.
+type Known = Vec<(u64, u64, u64)>;
+
+/// A home with some past, whose host does not run, and up to where it is to be packed.
+fn with_past(folder: &Path) -> (Home, Known, u64) {
+    const OBJECTS: u64 = 60;
+
+    let home = Home::at(folder, SETTINGS);
+    let host = Host::start(&home);
+    home.swap(&[&artifacts::troublemaker()]);
+    let mut client = host.client();
+    for number in 1..=OBJECTS {
+        client
+            .create("troublemaker.Trouble", if number == 1 { "one".to_owned() } else { format!("o{number}") }.as_str());
+    }
+    let mut known = Known::new();
+    for number in 0..2 * OBJECTS {
+        let object = number % OBJECTS + 1;
+        let touched = client.post(&format!("/v1/objects/{object}/touch"), &json!([])).ok();
+        known.push((touched["tid"].as_u64().unwrap(), object, touched["result"].as_u64().unwrap()));
+    }
+    host.stop();
+    let before = known[known.len() * 2 / 3].0;
+    (home, known, before)
+}
+
+/// What became of a pack, and of the commands before and after it.
+struct Packed {
+    /// None if there was no answer.
+    status: Option<u16>,
+    requests: Vec<Keyed>,
+    process: Process,
+    /// Where the log of changes was when the pack began.
+    begun: u64,
+}
+
+/// Packs the history of a home with a host of its own, between some commands.
+fn pack(home: &Home, before: u64, log: &Path, prepare: impl FnOnce(&mut Command)) -> Packed {
+    let mut process = Host::spawn(home, prepare);
+    let (mut requests, mut status, mut begun) = (Vec::new(), None, 0);
+    if let Some(address) = wait_for(home, &mut process) {
+        let mut client = Client::tcp(address);
+        let mut write = |number: u64| {
+            let bytes = (number % 4 == 3).then_some(9_000);
+            requests.push(Keyed::write(&mut client, format!("request-{number}"), "one", bytes));
+        };
+        (0..3).for_each(&mut write);
+        begun = fs::metadata(log).map_or(0, |log| log.len());
+        let body = json!({ "before": before }).to_string();
+        status = home.admin().send("POST", "/v1/pack", &[], body.as_bytes()).ok().map(|answer| answer.status);
+        // What was packed away is removed between commits.
+        (3..10).for_each(&mut write);
+        thread::sleep(Duration::from_millis(40));
+    }
+    process.terminate(Duration::from_secs(20));
+    Packed { status, requests, process, begun }
+}
+
+/// What is wrong after that: there has to be one history or the other, and nothing that was known may be gone or otherwise. Tells also
+/// whether it was packed.
+fn after_pack(home: &Home, known: &Known, before: u64, packed: &Packed) -> (bool, Vec<String>) {
+    let mut wrong = Vec::new();
+    home.verify();
+    let restarted = Host::start(home);
+    wrong.extend(asked_again(&restarted, &packed.requests));
+    let mut client = restarted.client();
+    let first = home.lines(&["history"]).swap_remove(0);
+    let is_packed = first == json!({ "packed": before });
+    if !is_packed && first["tid"] != 1 {
+        wrong.push(format!("the history begins with {first}"));
+    }
+    if packed.status == Some(200) && !is_packed {
+        wrong.push("a pack that was answered is not there".to_owned());
+    }
+    let bases = fs::read_dir(home.file("identity/base")).map_or(0, Iterator::count);
+    if bases != usize::from(is_packed) {
+        wrong.push(format!("there are {bases} bases"));
+    }
+    for (tid, object, count) in known.iter().skip(1).step_by(7) {
+        let found = client.get(&format!("/v1/objects/{object}?at={tid}"));
+        let (status, found) = (found.status, found.json());
+        let is_gone = is_packed && *tid < before;
+        if if is_gone { status != 410 } else { found["slots"]["count"] != *count } {
+            wrong.push(format!("object {object} as of {tid} is {found}"));
+        }
+    }
+    // It can be packed as if nothing had been.
+    let body = json!({ "before": before }).to_string();
+    let again = home.admin().send("POST", "/v1/pack", &[], body.as_bytes()).unwrap().ok();
+    if again["packed"] != before || again["tid"].is_null() != is_packed {
+        wrong.push(format!("packed again: {again}"));
+    }
+    restarted.stop();
+    home.verify();
+    wrong.extend(keyed::compare(home, &packed.requests));
+    (is_packed, wrong)
+}
+
+#[test]
+fn whichever_call_of_a_pack_fails_there_is_one_history_or_the_other() {
+    /// Errors, once or for good; and a death in place of the call.
+    const WAYS: [(i32, u64); 5] = [(EIO, 1), (0, 1), (ENOSPC, 1), (EIO, u64::MAX >> 2), (ENOSPC, u64::MAX >> 2)];
+
+    let folder = scratch();
+    let (template, known, before) = with_past(folder.path());
+    let copied = |number: u64| {
+        let place = folder.path().join(format!("run-{number}"));
+        copy(template.path(), &place);
+        (Home::existing(&place), place)
+    };
+    // Which calls there are if none fails.
+    let (home, place) = copied(0);
+    let log = home.beside("changes");
+    let packed = pack(&home, before, &log, |command| shim::record(command, &place, &log, 0));
+    assert_eq!((packed.status, after_pack(&home, &known, before, &packed)), (Some(200), (true, Vec::new())));
+    let events = shim::read(&log);
+    let begun = events.partition_point(|(end, _)| *end <= packed.begun);
+    let (first, calls) = (shim::calls(&events[..begun]) + 1, shim::calls(&events[begun..]));
+    assert_eq!(end(&packed.requests, packed.process), Vec::<String>::new());
+    assert!(calls > 20, "{calls}");
+    fs::remove_dir_all(&place).unwrap();
+
+    let (mut wrong, mut met, mut histories) = (Vec::new(), 0, [0, 0]);
+    let tried = (faults() / 2).min(calls * WAYS.len() as u64);
+    for number in 0..tried {
+        let (call, (errno, count)) = (first + number * calls / tried, WAYS[number as usize % WAYS.len()]);
+        let (home, place) = copied(number + 1);
+        let log = home.beside("changes");
+        let packed = pack(&home, before, &log, |command| shim::fail(command, &place, &log, (call, errno, count)));
+        let has_met = shim::read(&log).iter().any(|(_, event)| matches!(event, shim::Event::Failed { .. }));
+        met += u64::from(has_met);
+        let (is_packed, mut found) = after_pack(&home, &known, before, &packed);
+        histories[usize::from(is_packed)] += 1;
+        let is_answered = packed.status.is_some() && packed.requests.iter().all(|it| it.became != Became::Lost);
+        if errno == ENOSPC && !is_answered {
+            found.push(format!("for want of room the host ended: {}", packed.process.log()));
+        }
+        if errno != 0 {
+            found.extend(end(&packed.requests, packed.process));
+        }
+        let what = format!("error {errno} from call {call} of {first} to {} on, {count} times", first + calls - 1);
+        wrong.extend(found.into_iter().map(|problem| format!("{what}: {problem}")));
+        fs::remove_dir_all(&place).unwrap();
+    }
+    println!(
+        "{tried} failures of a pack tried, {met} met one of its {calls} calls; {histories:?} not packed and packed"
+    );
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(met > tried / 2 && histories.iter().all(|number| *number > 0), "{met} {histories:?}");
 }
 
 // --- A file system that is gone -------------------------------------------------------------------------------------------------
