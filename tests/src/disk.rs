@@ -182,14 +182,22 @@ impl Disk {
     fn settle_names(&mut self, folder: &Path, until: usize) {
         let mut place = 0;
         let durable = &mut self.durable;
+        let mut renamed = Vec::new();
         self.pending.retain(|naming| {
             place += 1;
             let settles = place <= until && naming.folder() == Some(folder);
             if settles {
                 naming.apply(durable);
+                if let Naming::Rename(from, to) = naming {
+                    renamed.push((from.clone(), to.clone()));
+                }
             }
             !settles
         });
+        // What is still uncertain in a folder that was renamed is uncertain under its new name.
+        for (from, to) in renamed {
+            self.pending.iter_mut().for_each(|naming| naming.after_rename(&from, &to));
+        }
         // Syncs of other folders that have begun know places in the list.
         self.syncing.values_mut().for_each(|(_, names)| *names = (*names).min(self.pending.len()));
     }
@@ -230,16 +238,40 @@ impl Disk {
     }
 }
 
+/// What a path that begins with `from` is when that is `to`.
+fn moved_to(path: &Path, from: &Path, to: &Path) -> PathBuf {
+    match path.strip_prefix(from) {
+        Ok(rest) if rest.as_os_str().is_empty() => to.to_owned(),
+        Ok(rest) => to.join(rest),
+        Err(_) => path.to_owned(),
+    }
+}
+
 impl Naming {
     fn apply(&self, names: &mut BTreeMap<PathBuf, Entry>) {
         match self {
             Naming::Make(path, entry) => _ = names.insert(path.clone(), *entry),
             Naming::Rename(from, to) => {
-                if let Some(entry) = names.remove(from) {
-                    names.insert(to.clone(), entry);
+                // A folder takes along what is in it.
+                let inside = names.keys().filter(|path| path.starts_with(from));
+                for path in inside.cloned().collect::<Vec<_>>() {
+                    if let Some(entry) = names.remove(&path) {
+                        names.insert(moved_to(&path, from, to), entry);
+                    }
                 }
             }
             Naming::Remove(path) => _ = names.remove(path),
+        }
+    }
+
+    /// The same once a folder has another name.
+    fn after_rename(&mut self, from: &Path, to: &Path) {
+        let paths = match self {
+            Naming::Make(path, _) | Naming::Remove(path) => [Some(path), None],
+            Naming::Rename(path, other) => [Some(path), Some(other)],
+        };
+        for path in paths.into_iter().flatten().filter(|path| path.starts_with(from)) {
+            *path = moved_to(path, from, to);
         }
     }
 
@@ -413,5 +445,31 @@ mod tests {
         disk.apply(&Event::Sync { thread: 1, file: 9 });
         disk.apply(&Event::Synced { thread: 1, file: 9 });
         assert!(has_new(&disk, Loss::All) && disk.is_settled());
+    }
+    #[test]
+    fn a_renamed_folder_takes_its_content_along() {
+        let (folder, mut disk) = disk();
+        let (root, old, new) = (folder.path(), folder.path().join("old"), folder.path().join("new"));
+        let sync = |disk: &mut Disk, inode: u64, path: &Path| {
+            disk.apply(&Event::Open { file: inode, path: path.to_owned(), new: false });
+            disk.apply(&Event::Sync { thread: 1, file: inode });
+            disk.apply(&Event::Synced { thread: 1, file: inode });
+        };
+        let there = |disk: &Disk, loss| {
+            let image = tempfile::tempdir().unwrap();
+            disk.image(loss, &mut Dice(1), "", image.path());
+            ["old/kept", "old/not", "new/kept", "new/not"].map(|name| image.path().join(name).exists())
+        };
+        disk.apply(&Event::Mkdir { path: old.clone() });
+        disk.apply(&Event::Open { file: 8, path: old.join("kept"), new: true });
+        sync(&mut disk, 9, &old);
+        sync(&mut disk, 10, root);
+        disk.apply(&Event::Open { file: 11, path: old.join("not"), new: true });
+        disk.apply(&Event::Rename { from: old.clone(), to: new.clone() });
+        assert_eq!(there(&disk, Loss::All), [true, false, false, false]);
+        assert_eq!(there(&disk, Loss::Nothing), [false, false, true, true]);
+        sync(&mut disk, 10, root);
+        assert_eq!(there(&disk, Loss::All), [false, false, true, false]);
+        assert_eq!(there(&disk, Loss::Nothing), [false, false, true, true]);
     }
 }
