@@ -13,7 +13,7 @@ mod wal;
 
 use std::{
     cell::{Cell, OnceCell},
-    fs, io,
+    fs,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -29,6 +29,7 @@ use super::{
     fingerprint,
     index::Index,
     lmdb::{Db, Env, EnvOptions, ReadTxn, Usage},
+    rebuild,
     table::{RequestRow, TableView, seal, unseal},
     version::{Pointers, RawVersion, Row, Versioned},
 };
@@ -94,13 +95,9 @@ impl History {
 
     /// Makes an empty history: beside its place first, because one that was half made when the power failed looks like a damaged one.
     pub(super) fn create(place: &Place, id: IdentityId) -> Result<(), StorageError> {
-        let path = &place.history;
-        let partial = path.with_extension("partial");
+        let (path, partial) = (&place.history, History::partial(place));
         let io_error = |source| StorageError::Io { path: partial.clone(), source };
-        match fs::remove_dir_all(&partial) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io_error(error)),
-            _ => {}
-        }
+        rebuild::remove(&partial)?;
         let env = Env::open(&EnvOptions { path: &partial, ..History::options(place, true, false) })?;
         let mut txn = env.write()?;
         let seal = blake3::hash(&id.0);
@@ -114,6 +111,11 @@ impl History {
             fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(io_error)?;
         }
         Ok(())
+    }
+
+    /// Where a history is made before it is put in its place.
+    pub(super) fn partial(place: &Place) -> PathBuf {
+        place.history.with_extension("partial")
     }
 
     fn options(place: &Place, create: bool, read_only: bool) -> EnvOptions<'_> {

@@ -239,9 +239,27 @@ impl Identity {
         let mut id = [0; 16];
         getrandom(&mut id);
         let id = IdentityId(id);
+        Identity::remove_remains(place)?;
         Table::open(&place.objects, place.objects_bytes_max, true, false)?;
+        // The history makes it an identity, so it comes last.
         History::create(place, id)?;
         Ok(id)
+    }
+
+    /// Removes what lies where an identity is to be made. Without a history it belongs to nobody: when the power failed while one was made, there may
+    /// be a part of an object table, which can neither be used nor made whole.
+    ///
+    /// # Errors
+    ///
+    /// If files cannot be removed, or if there is anything of a history: then nothing is removed.
+    pub fn remove_remains(place: &Place) -> Result<(), StorageError> {
+        match std::fs::remove_dir(&place.history) {
+            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                return Err(StorageError::Io { path: place.history.clone(), source });
+            }
+            _ => {}
+        }
+        [&place.objects, &place.bases, &History::partial(place)].into_iter().try_for_each(|it| rebuild::remove(it))
     }
 
     /// Opens an identity: replays into the overlay what the object table has not seen.

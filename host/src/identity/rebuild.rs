@@ -295,7 +295,8 @@ fn beside(folder: &Path, suffix: &str) -> PathBuf {
     path.into()
 }
 
-fn remove(folder: &Path) -> Result<(), StorageError> {
+/// Removes a folder with all that is in it, if it is there.
+pub(super) fn remove(folder: &Path) -> Result<(), StorageError> {
     match fs::remove_dir_all(folder) {
         Err(source) if source.kind() != io::ErrorKind::NotFound => {
             Err(StorageError::Io { path: folder.to_owned(), source })

@@ -634,3 +634,26 @@ fn a_kept_head_is_proved() {
     assert_eq!(judge(Head { tid: head.tid.next(), ..head }), KeptHead::NoEnd);
     assert_eq!(judge(Head { tid: Tid(head.tid.0 + 4), ..head }), KeptHead::Beyond);
 }
+
+/// What the making of an identity left that was cut off is not in the way of another one; a history is.
+#[test]
+fn an_identity_is_made_where_the_remains_of_one_are() {
+    let (subject, [_, objects]) = small_identity();
+    let place = &subject.place;
+    assert!(matches!(Identity::create(place), Err(StorageError::Io { .. })));
+    assert_eq!(verify(place, &mut |_, _| {}).unwrap().damage, []);
+    // The history had no name yet, the table is of that history, and half of it was not written.
+    std::fs::rename(&place.history, place.history.with_extension("partial")).unwrap();
+    let table = std::fs::read(&objects).unwrap();
+    for remains in [&table[..], &table[..4096], &[0; 8192]] {
+        std::fs::write(&objects, remains).unwrap();
+        std::fs::create_dir_all(place.bases.join("5")).unwrap();
+        let id = Identity::create(place).unwrap();
+        let verified = verify(place, &mut |_, _| {}).unwrap();
+        assert_eq!((verified.identity, verified.rows, &verified.damage[..]), (id, 0, &[][..]));
+        let opened = Identity::open(place, false).unwrap();
+        assert_eq!((opened.resume.next_object(), place.bases.exists()), (1, false));
+        drop(opened);
+        std::fs::remove_dir_all(&place.history).unwrap();
+    }
+}

@@ -15,7 +15,7 @@ use crate::{
     config::{Config, ConfigError},
     home::Home,
     identity::{
-        Place, RecordHash, Tid,
+        Identity, Place, RecordHash, Tid,
         backup::{self, TakeOptions},
     },
     plugin::{Digest, Staged, Store},
@@ -114,7 +114,7 @@ pub fn restore(
     if let Some(settings) = settings {
         backup::publish(&home.config_file(), settings.as_bytes())?;
     }
-    building.move_in(home)?;
+    building.move_in(home, &config)?;
     Ok(restored)
 }
 
@@ -151,7 +151,9 @@ impl Building {
     }
 
     /// Gives the identity its place, in one step: a folder may be renamed over an empty one.
-    fn move_in(self, home: &Home) -> Result<(), BackupError> {
+    fn move_in(self, home: &Home, config: &Config) -> Result<(), BackupError> {
+        // An identity whose making was cut off is in the way, and is none.
+        Identity::remove_remains(&super::host::place(home, config))?;
         let sync = |folder: &Path| fs::File::open(folder).and_then(|it| it.sync_all()).map_err(failed(folder));
         sync(&self.folder)?;
         // A host that is started meanwhile finds no history as yet; whoever makes another identity meanwhile makes the renaming fail.
