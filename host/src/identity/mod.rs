@@ -251,15 +251,18 @@ impl Identity {
     ///
     /// # Errors
     ///
-    /// If files cannot be removed, or if there is anything of a history: then nothing is removed.
+    /// If files cannot be removed, or if there is anything of a history or of its bases, which nothing could make again: then nothing is
+    /// removed.
     pub fn remove_remains(place: &Place) -> Result<(), StorageError> {
-        match std::fs::remove_dir(&place.history) {
-            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
-                return Err(StorageError::Io { path: place.history.clone(), source });
+        for folder in [&place.history, &place.bases] {
+            match std::fs::remove_dir(folder) {
+                Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(StorageError::Io { path: folder.clone(), source });
+                }
+                _ => {}
             }
-            _ => {}
         }
-        [&place.objects, &place.bases, &History::partial(place)].into_iter().try_for_each(|it| rebuild::remove(it))
+        [&place.objects, &History::partial(place)].into_iter().try_for_each(|it| rebuild::remove(it))
     }
 
     /// Opens an identity: replays into the overlay what the object table has not seen.

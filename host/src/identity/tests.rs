@@ -647,7 +647,10 @@ fn an_identity_is_made_where_the_remains_of_one_are() {
     let table = std::fs::read(&objects).unwrap();
     for remains in [&table[..], &table[..4096], &[0; 8192]] {
         std::fs::write(&objects, remains).unwrap();
+        // A base is more than remains: somebody may have its history elsewhere.
         std::fs::create_dir_all(place.bases.join("5")).unwrap();
+        assert!(matches!(Identity::create(place), Err(StorageError::Io { .. })) && objects.exists());
+        std::fs::remove_dir(place.bases.join("5")).unwrap();
         let id = Identity::create(place).unwrap();
         let verified = verify(place, &mut |_, _| {}).unwrap();
         assert_eq!((verified.identity, verified.rows, &verified.damage[..]), (id, 0, &[][..]));
