@@ -38,12 +38,18 @@ pub(super) trait Weight {
     fn weight(&self) -> usize;
 }
 
-/// The versions of one value. Two lie in the map itself: while its object is written again and again, a value has the newest
-/// version and the newest durable one, seldom more.
+/// The versions of one value. The newest lies in the map itself. While its object is written again and again, a value has the newest version and the
+/// newest durable one, seldom more; of most objects that are written now and then there is but the newest, and the map stays small.
 pub(super) struct Versions<V> {
     newest: At<V>,
+    /// Kept for its memory while there is no version in it.
+    earlier: Option<Box<Earlier<V>>>,
+}
+
+struct Earlier<V> {
+    /// The version before the newest.
     before: Option<At<V>>,
-    /// What comes before those, oldest first.
+    /// What comes before that, oldest first.
     older: Vec<At<V>>,
 }
 
@@ -54,7 +60,8 @@ impl<V> Versions<V> {
 
     /// Newest first.
     pub(super) fn iter(&self) -> impl Iterator<Item = &At<V>> {
-        std::iter::once(&self.newest).chain(&self.before).chain(self.older.iter().rev())
+        let earlier = self.earlier.iter().flat_map(|earlier| earlier.before.iter().chain(earlier.older.iter().rev()));
+        std::iter::once(&self.newest).chain(earlier)
     }
 
     /// The newest that `at` or an earlier transaction made.
@@ -69,22 +76,22 @@ impl<V> Versions<V> {
         }
         let last = std::mem::replace(&mut self.newest, newest);
         if self.newest.0 <= durable {
-            self.older.clear();
-            self.before = None;
+            self.earlier = None;
             return Some(last);
         }
+        let Earlier { before, older } = &mut **self.earlier.get_or_insert_default();
         if last.0 <= durable {
-            self.older.clear();
-            return self.before.replace(last);
+            older.clear();
+            return before.replace(last);
         }
-        if let Some(before) = self.before.replace(last) {
+        if let Some(before) = before.replace(last) {
             if before.0 <= durable {
-                self.older.clear();
+                older.clear();
             } else {
-                let superseded = self.older.iter().skip(1).take_while(|(tid, _)| *tid <= durable).count();
-                self.older.drain(..superseded);
+                let superseded = older.iter().skip(1).take_while(|(tid, _)| *tid <= durable).count();
+                older.drain(..superseded);
             }
-            self.older.push(before);
+            older.push(before);
         }
         None
     }
@@ -92,15 +99,18 @@ impl<V> Versions<V> {
     /// Forgets what was made after `durable`; false if nothing is left.
     fn roll_back(&mut self, durable: Tid) -> bool {
         while self.newest.0 > durable {
-            match self.before.take() {
-                Some(before) => {
-                    self.newest = before;
-                    self.before = self.older.pop();
-                }
-                None => return false,
-            }
+            let Some(earlier) = &mut self.earlier else { return false };
+            let Some(before) = earlier.before.take() else { return false };
+            self.newest = before;
+            earlier.before = earlier.older.pop();
         }
         true
+    }
+}
+
+impl<V> Default for Earlier<V> {
+    fn default() -> Self {
+        Earlier { before: None, older: Vec::new() }
     }
 }
 
@@ -160,7 +170,7 @@ impl<K: Hash + Eq + Clone, V: Clone> Overlay<K, V> {
         let superseded = match shard.entry(key) {
             Entry::Occupied(mut entry) => entry.get_mut().put((tid, value), batch_first, durable),
             Entry::Vacant(entry) => {
-                entry.insert(Versions { newest: (tid, value), before: None, older: Vec::new() });
+                entry.insert(Versions { newest: (tid, value), earlier: None });
                 None
             }
         };
