@@ -55,7 +55,7 @@ fn copy(from: &Path, to: &Path) {
 
 #[test]
 fn a_backup_under_load_restores_to_the_same_head() {
-    let home = Home::with_settings(&SETTINGS.replace("20000", "1000"));
+    let home = Home::with_settings(SETTINGS);
     let host = Host::start(&home);
     home.swap(&[&artifacts::plugin("counter")]);
     host.client().create("counter.Counter", "visits");
