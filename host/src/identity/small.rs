@@ -42,7 +42,7 @@ impl<T: Copy + Default, const N: usize> Small<T, N> {
             place[1..=rest.len()].copy_from_slice(rest);
             return Small(Place::Here(rest.len() as u8 + 1, place));
         }
-        Small(Place::Heap([&[first], rest].concat().into()))
+        Small(Place::Heap(std::iter::once(first).chain(rest.iter().copied()).collect()))
     }
 }
 
