@@ -28,7 +28,7 @@ use super::{
     batch::{BatchBuilder, BatchView, RawTransaction, Transaction},
     fingerprint,
     index::Index,
-    lmdb::{Db, Env, EnvOptions, ReadTxn, Usage},
+    lmdb::{Db, Env, EnvOptions, ReadTxn, Usage, WriteTxn},
     rebuild,
     table::{RequestRow, TableView, seal, unseal},
     version::{Pointers, RawVersion, Row, Versioned},
@@ -156,15 +156,19 @@ impl History {
 
     /// Moves everything from the write-ahead log into the database. Only the committer may call it.
     pub(super) fn settle(&self) -> Result<(), StorageError> {
-        let tail = self.wal.tail()?;
-        if tail.is_empty() {
+        if self.wal.tail()?.is_empty() {
             return Ok(());
         }
         let mut txn = self.env.write()?;
-        tail.iter().try_for_each(|record| txn.append(BATCHES, record.key(), record.value()))?;
+        self.move_tail(&mut txn)?;
         txn.commit()?;
         self.wal.clear();
         Ok(())
+    }
+
+    /// Adds to the database what the write-ahead log alone has. That is to be cleared once this is committed.
+    fn move_tail(&self, txn: &mut WriteTxn<'_>) -> Result<(), StorageError> {
+        self.wal.tail()?.iter().try_for_each(|record| txn.append(BATCHES, record.key(), record.value()))
     }
 
     /// Which base is in force, as it is stored.
@@ -203,9 +207,8 @@ impl History {
             return Ok(head);
         }
         let mut txn = self.env.write()?;
-        for record in self.wal.tail()?.iter().chain([&record]) {
-            txn.append(BATCHES, record.key(), record.value())?;
-        }
+        self.move_tail(&mut txn)?;
+        txn.append(BATCHES, record.key(), record.value())?;
         if let Some(base) = base {
             let mut value = Vec::new();
             seal(&mut value, META, BASE, |out| base.mark().encode(out));

@@ -32,7 +32,7 @@ type Shard<K, V> = RwLock<FxHashMap<K, Versions<V>>>;
 /// A value and the transaction that made it.
 pub(super) type At<V> = (Tid, V);
 
-/// How much memory a value takes beside its place in the map.
+/// How much memory a value takes, its place in the map included.
 pub(super) trait Weight {
     /// In bytes, roughly.
     fn weight(&self) -> usize;

@@ -170,7 +170,7 @@ impl Wal {
         self.bytes
     }
 
-    /// Whether this is how the file is written.
+    /// Whether it is the host that writes it, and not one who only reads.
     pub(super) fn is_writing(&self) -> bool {
         self.writer.is_some()
     }
