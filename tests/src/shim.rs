@@ -3,6 +3,7 @@
 
 use std::{
     fs,
+    fs::File,
     path::{Path, PathBuf},
     process::Command,
     sync::OnceLock,
@@ -56,8 +57,14 @@ pub fn library() -> &'static Path {
     path
 }
 
-/// Has a program's changes below `folder` written down in `log`; each sync takes at least `sync_us` microseconds.
+/// Has a program's changes below `folder` written down in `log`, after those of programs before it that have ended; each sync takes
+/// at least `sync_us` microseconds.
 pub fn record(command: &mut Command, folder: &Path, log: &Path, sync_us: u64) {
+    // A kill in the middle of a record leaves a part of one, which is about a change that was never begun.
+    if log.exists() {
+        let whole = read(log).last().map_or(0, |(end, _)| *end);
+        File::options().write(true).open(log).and_then(|log| log.set_len(whole)).unwrap();
+    }
     let command = command.env("LD_PRELOAD", library()).env("SHIM_FOLDER", folder);
     command.env("SHIM_LOG", log).env("SHIM_SYNC_US", sync_us.to_string());
 }
@@ -69,16 +76,19 @@ pub fn fail(command: &mut Command, folder: &Path, log: &Path, (first, errno, cou
     command.env("SHIM_FAIL", format!("{first}:{errno}:{count}"));
 }
 
-/// Everything that was written down, each event with where its record ends in the log.
+/// Everything that was written down, each event with where its record ends in the log. A part of a record at the end is left out.
 pub fn read(log: &Path) -> Vec<(u64, Event)> {
     let bytes = fs::read(log).unwrap_or_default();
     let mut events = Vec::new();
     let mut place = 0;
-    while place < bytes.len() {
+    while bytes.len() - place >= RECORD_BYTES {
         let number = |at: usize| u64::from_ne_bytes(bytes[place + at..place + at + 8].try_into().unwrap());
         let word = |at: usize| u32::from_ne_bytes(bytes[place + at..place + at + 4].try_into().unwrap());
         let (kind, synced, thread, file, offset) = (word(0), word(4) != 0, number(8), number(16), number(24));
         let end = place + RECORD_BYTES + number(32) as usize;
+        if end > bytes.len() {
+            break;
+        }
         let data = &bytes[place + RECORD_BYTES..end];
         let path = || PathBuf::from(std::str::from_utf8(data).unwrap());
         let event = match kind {

@@ -367,3 +367,24 @@ fn an_identity_whose_making_was_cut_off_can_be_made_again() {
     assert!(wrong.is_empty(), "{} of {number}:\n{}", wrong.len(), wrong.join("\n"));
     assert!(made.iter().all(|times| *times > 0), "{made:?}");
 }
+
+#[test]
+fn a_record_that_a_kill_cut_off_hides_no_change_after_it() {
+    let folder = scratch();
+    let (watched, log) = (folder.path().join("watched"), folder.path().join("changes"));
+    fs::create_dir(&watched).unwrap();
+    let make = |name: &str| {
+        let mut mkdir = Command::new("mkdir");
+        shim::record(mkdir.arg(watched.join(name)), &watched, &log, 0);
+        assert!(mkdir.status().unwrap().success());
+    };
+    make("first");
+    let whole = fs::read(&log).unwrap();
+    for cut in 1..whole.len() {
+        fs::write(&log, [&whole, &whole[..cut]].concat()).unwrap();
+        assert_eq!(shim::read(&log).len(), 1, "{cut} bytes of a second record");
+    }
+    make("second");
+    let made = ["first", "second"].map(|name| Event::Mkdir { path: watched.join(name) });
+    assert_eq!(shim::read(&log).into_iter().map(|(_, event)| event).collect::<Vec<_>>(), made);
+}
