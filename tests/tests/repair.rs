@@ -25,9 +25,17 @@ fn until_settled(client: &mut Client) {
     until("the object table to catch up", || client.get("/metrics").text().contains("theseus_table_lag 0\n"));
 }
 
-/// A home that has seen something of everything that stands in the table, whose host has stopped. If it is packed, part of the table
-/// comes from the base.
-fn led(packed: bool) -> Home {
+/// Up to where a history is packed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Packed {
+    Nowhere,
+    Midway,
+    UpToTheEnd,
+}
+
+/// A home that has seen something of everything that stands in the table, whose host has stopped. What is packed of it comes from the
+/// base.
+fn led(packed: Packed) -> Home {
     let home = Home::with_settings("[plugins]\nprobation_ms = 0\n");
     let host = Host::start(&home);
     home.swap(&[&artifacts::plugin("counter"), &artifacts::plugin("ledger")]);
@@ -37,7 +45,7 @@ fn led(packed: bool) -> Home {
         client.create("counter.Counter", &format!("counter-{number}"));
         client.post_once("/v1/objects/counter-0/increment", &format!("request-{number}"), &json!([number])).ok();
     }
-    if packed {
+    if packed == Packed::Midway {
         home.run(&["pack", "--before", &home.tid().to_string()]);
     }
     for number in 0..20 {
@@ -53,6 +61,9 @@ fn led(packed: bool) -> Home {
     until("a message is set aside", || client.get("/v1/status").ok()["messages"]["set_aside"] == 1);
     home.swap(&[&artifacts::plugin("counter_v2")]);
     client.call("counter-3", "increment", &json!([1]));
+    if packed == Packed::UpToTheEnd {
+        home.run(&["pack", "--before", &home.tid().to_string()]);
+    }
     until_settled(&mut client);
     host.stop();
     home
@@ -72,7 +83,13 @@ fn answers(home: &Home) -> BTreeMap<String, String> {
         &["get", "child", "--json"],
         &["plugins", "--json"],
     ];
-    let mut answers: BTreeMap<_, _> = questions.map(|question| (question.join(" "), home.run(question))).into();
+    let answer = |question: &[&str]| {
+        let answer = home.cli(question);
+        // What was packed away is an answer too.
+        assert!(answer.code == 0 || answer.stderr.contains("packed"), "{question:?}: {}", answer.stderr);
+        answer.stdout + &answer.stderr
+    };
+    let mut answers: BTreeMap<_, _> = questions.map(|question| (question.join(" "), answer(question))).into();
     let mut status = home.json(&["status"]);
     // What is free on the disk is not of the identity.
     status["storage"] = Json::Null;
@@ -97,7 +114,7 @@ fn assert_nothing_is_left(home: &Home) {
 
 #[test]
 fn a_table_that_is_gone_or_damaged_is_made_again_as_it_was() {
-    for packed in [false, true] {
+    for packed in [Packed::Nowhere, Packed::Midway, Packed::UpToTheEnd] {
         let home = led(packed);
         let expected = answers(&home);
         let (folder, file) = (home.file("identity/objects"), home.file("identity/objects/data.mdb"));
@@ -132,7 +149,7 @@ fn a_table_that_is_gone_or_damaged_is_made_again_as_it_was() {
         let start = home.transactions("theseus.start").pop().unwrap();
         assert_eq!(start["arguments"]["replayed"], 0, "{start}");
         let again = client.post_once("/v1/objects/counter-0/increment", "request-39", &json!([39]));
-        if packed {
+        if packed != Packed::Nowhere {
             again.problem(410, "packed");
         } else {
             assert_eq!(again.ok()["result"], (0..40).sum::<i64>());
@@ -146,7 +163,7 @@ fn a_table_that_is_gone_or_damaged_is_made_again_as_it_was() {
 
 #[test]
 fn repair_is_refused_beside_a_host_and_without_an_identity() {
-    let home = led(false);
+    let home = led(Packed::Nowhere);
     let host = Host::start(&home);
     let before = content(&home.file("identity/objects"));
     let message = home.cli(&["repair"]).failed(1);
@@ -166,7 +183,7 @@ fn repair_is_refused_beside_a_host_and_without_an_identity() {
 /// Nothing is guessed: where the history cannot be believed there is no table, or the one that there was.
 #[test]
 fn a_damaged_history_is_no_ground_for_a_table() {
-    let home = led(false);
+    let home = led(Packed::Nowhere);
     let expected = answers(&home);
     let objects = home.file("identity/objects");
     let pristine = content(&objects);

@@ -149,18 +149,25 @@ impl Building<'_> {
         let view = self.view;
         let Some((mark, base)) = view.base_rows()? else { return Ok(()) };
         let mut hasher = blake3::Hasher::new();
-        let (mut rows, mut bytes, mut of) = (Vec::new(), 0, OBJECTS);
+        let (mut objects, mut names, mut bytes) = (Vec::new(), Vec::new(), 0);
         self.reached = base.reached()?;
         base.every_entry(|db, key, value| {
             hash_row(&mut hasher, key, value);
-            if db != of || rows.len() >= STEP_ROWS || bytes >= STEP_BYTES {
-                self.table.append_rows(of, &rows)?;
-                (bytes, of) = (0, db);
-                rows.clear();
-            }
-            if db == OBJECTS || db == NAMES {
-                rows.push((key.to_vec(), value.to_vec()));
+            if db == OBJECTS {
+                let object = base.object_id(key)?;
+                objects.push((object, base.object_row(object, key, value)?, value.to_vec()));
                 bytes += value.len();
+                if objects.len() >= STEP_ROWS || bytes >= STEP_BYTES {
+                    self.table.append_objects(&objects)?;
+                    objects.clear();
+                    bytes = 0;
+                }
+            } else if db == NAMES {
+                names.push((key.to_vec(), value.to_vec()));
+                if names.len() >= STEP_ROWS {
+                    self.table.append_rows(NAMES, &names)?;
+                    names.clear();
+                }
             } else if db == REQUESTS {
                 let (id, row) = base.request_row(key, value)?;
                 self.requests.insert(id.into(), row);
@@ -170,7 +177,8 @@ impl Building<'_> {
             }
             Ok(true)
         })?;
-        self.table.append_rows(of, &rows)?;
+        self.table.append_objects(&objects)?;
+        self.table.append_rows(NAMES, &names)?;
         let digest = BaseDigest(*hasher.finalize().as_bytes());
         if digest != mark.digest {
             let problem = format!("its rows have the digest {digest}, but it was put in force as {}", mark.digest);

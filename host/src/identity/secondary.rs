@@ -216,10 +216,10 @@ impl TableView {
 }
 
 /// Brings the rows of the indexes to what a checkpoint makes of objects. `before` is the table as it was.
-pub(super) fn maintain(
+pub(super) fn maintain<'a>(
     before: &TableView,
     txn: &mut WriteTxn<'_>,
-    objects: &[(ObjectId, Version)],
+    objects: impl Iterator<Item = (ObjectId, &'a Version)>,
 ) -> Result<(), StorageError> {
     let mut indexes = before.indexes()?;
     indexes.retain(|(_, state)| *state != IndexState::Dropping);
@@ -228,16 +228,17 @@ pub(super) fn maintain(
         let keys = indexes.iter().filter_map(|(index, _)| index.row_key(object, record).transpose());
         keys.collect::<Result<_, _>>().map_err(|error| before.undecodable(object, &error))
     };
-    let mut value = Vec::new();
+    let (mut value, mut host) = (Vec::new(), None);
     for (object, version) in objects {
+        host = if object == HOST_OBJECT { Some(version) } else { host };
         let record = version.record.as_deref();
         // An object keeps its behaviour for life, so the version before has rows only if this one may have some.
         if record.is_some_and(|record| indexes.iter().all(|(index, _)| index.behavior != record.behavior)) {
             continue;
         }
-        let old = before.object(*object)?;
-        let old = keys(*object, old.as_ref().and_then(|version| version.record.as_deref()))?;
-        let new = keys(*object, record)?;
+        let old = before.object(object)?;
+        let old = keys(object, old.as_ref().and_then(|version| version.record.as_deref()))?;
+        let new = keys(object, record)?;
         for key in old.iter().filter(|key| !new.contains(key)) {
             txn.delete(SECONDARY, key)?;
         }
@@ -246,10 +247,7 @@ pub(super) fn maintain(
             txn.put(SECONDARY, key, &value)?;
         }
     }
-    match objects.iter().find(|(object, _)| *object == HOST_OBJECT) {
-        Some((_, host)) => take_up(before, txn, host),
-        None => Ok(()),
-    }
+    host.map_or(Ok(()), |host| take_up(before, txn, host))
 }
 
 /// Begins indexes that were made, and ends those that were dropped.

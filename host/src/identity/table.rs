@@ -160,7 +160,7 @@ impl Table {
         // As it was, for the indexes: nobody else writes.
         let before = self.read()?;
         let mut txn = self.env.write()?;
-        secondary::maintain(&before, &mut txn, &checkpoint.objects)?;
+        secondary::maintain(&before, &mut txn, checkpoint.objects.iter().map(|(object, version)| (*object, version)))?;
         let mut value = Vec::new();
         for (object, version) in &checkpoint.objects {
             let key = object.0.to_be_bytes();
@@ -197,6 +197,18 @@ impl Table {
         for (key, value) in rows {
             txn.append(db, key, value)?;
         }
+        txn.commit()
+    }
+
+    /// Adds objects with the rows that a base has for them, as [`append_rows`](Self::append_rows) does, and what the indexes say of
+    /// them, which no base has.
+    pub(super) fn append_objects(&self, objects: &[(ObjectId, Version, Vec<u8>)]) -> Result<(), StorageError> {
+        let before = self.read()?;
+        let mut txn = self.env.write()?;
+        for (object, _, row) in objects {
+            txn.append(OBJECTS, &object.0.to_be_bytes(), row)?;
+        }
+        secondary::maintain(&before, &mut txn, objects.iter().map(|(object, version, _)| (*object, version)))?;
         txn.commit()
     }
 
