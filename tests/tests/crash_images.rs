@@ -368,6 +368,26 @@ fn an_identity_whose_making_was_cut_off_can_be_made_again() {
     assert!(made.iter().all(|times| *times > 0), "{made:?}");
 }
 
+/// Who reads beside a host, or after one, may see what is on no disk yet; it must not be lost any more then.
+#[test]
+fn a_reader_makes_durable_what_it_has_seen() {
+    let home = Home::new();
+    let host = Host::start(&home);
+    let (tid, log) = (home.tid(), home.beside("changes"));
+    host.kill();
+    let mut export = home.command(&["export"]);
+    shim::record(&mut export, &home.file("identity"), &log, 0);
+    let exported = export.output().unwrap();
+    assert!(String::from_utf8(exported.stdout).unwrap().contains(&format!("\"tid\":{tid},")));
+    let events = shim::read(&log).into_iter().map(|(_, event)| event);
+    let mut files = events.clone().filter_map(|event| match event {
+        Event::Open { file, path, .. } if path.ends_with("history/wal") => Some(file),
+        _ => None,
+    });
+    let wal = files.next().unwrap();
+    assert!(events.clone().any(|event| matches!(event, Event::Synced { file, .. } if file == wal)));
+}
+
 #[test]
 fn a_record_that_a_kill_cut_off_hides_no_change_after_it() {
     let folder = scratch();

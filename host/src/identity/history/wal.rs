@@ -63,8 +63,17 @@ pub(super) struct Wal {
     bytes: u64,
     /// What its only writer knows; none for those who only read.
     writer: Option<Writer>,
-    /// What was read last, and where it ended: what is still there need not be read again. A lock because readers come on any thread.
-    seen: Mutex<(Tail, u64)>,
+    /// What was read last: what is still there need not be read again. A lock because readers come on any thread.
+    seen: Mutex<Seen>,
+}
+
+#[derive(Default)]
+struct Seen {
+    tail: Tail,
+    /// Where it ends.
+    offset: u64,
+    /// How much of it was made durable.
+    durable: u64,
 }
 
 struct Writer {
@@ -132,7 +141,7 @@ impl Wal {
             self.sync()?;
         }
         // What follows is known without reading.
-        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = (Tail::new(), 0);
+        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = Seen::default();
         self.writer = Some(Writer {
             tail: ArcSwap::from_pointee(tail),
             bypassed: AtomicBool::new(false),
@@ -230,6 +239,8 @@ impl Wal {
     // --- Reading ------------------------------------------------------------------------------------------------------------------
 
     /// The records from the start of the file that follow each other. Those of a host that has begun again are older than LMDB's head.
+    /// They are made durable: whoever has seen one has to be sure that it stays, and a host that writes meanwhile may not have synced
+    /// the last yet.
     ///
     /// A host that writes meanwhile may show half a sector, but not for long.
     fn read(&self) -> Result<Tail, StorageError> {
@@ -246,11 +257,11 @@ impl Wal {
 
     fn read_once(&self) -> Result<Tail, StorageError> {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let (tail, offset) = &mut *seen;
+        let Seen { tail, offset, durable } = &mut *seen;
         // Who begins again begins with the first sector.
         let first = self.sector_at(0, 0, &mut [0; SECTOR])?;
         if tail.first().map(|record| SectorHead::of(record)) != first {
-            (*tail, *offset) = (Tail::new(), 0);
+            (*tail, *offset, *durable) = (Tail::new(), 0, 0);
         }
         while *offset < self.bytes {
             let Some(record) = self.record_at(*offset)? else { break };
@@ -260,6 +271,10 @@ impl Wal {
             }
             *offset += pages(sectors_of(record.value().len()) * SECTOR);
             tail.push(Arc::new(record));
+        }
+        if *durable < *offset {
+            self.sync()?;
+            *durable = *offset;
         }
         Ok(tail.clone())
     }
