@@ -10,9 +10,9 @@
 //! all that it led to at that moment, and what was written since is touched itself. Objects that were made since the beginning
 //! were never candidates.
 //!
-//! Sets of objects are bits by id, so that ten million objects take little more than a megabyte each.
+//! Sets of objects are bits by id, so that ten million objects that were made one after another take little more than a megabyte each.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use theseus_value::{DecodeError, ObjectId};
 
@@ -21,19 +21,19 @@ use crate::identity::{ObjectRecord, is_hosts_own};
 /// How many objects that are still to be looked at stand in a list; the others are only marked, and found again by looking for them.
 const LISTED_MAX: usize = 1 << 20;
 
-/// A set of object ids below a limit.
+/// How many ids share a piece of a set, and in how many words.
+const PIECE: u64 = 64 * WORDS as u64;
+const WORDS: usize = 64;
+
+/// A set of object ids.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct ObjectSet {
-    words: Vec<u64>,
+    /// The pieces that have something, by number.
+    pieces: BTreeMap<u64, Box<[u64; WORDS]>>,
     len: u64,
 }
 
 impl ObjectSet {
-    /// An empty set for ids below `limit`.
-    fn new(limit: u64) -> ObjectSet {
-        ObjectSet { words: vec![0; limit.div_ceil(64) as usize], len: 0 }
-    }
-
     /// How many objects it has.
     pub fn len(&self) -> u64 {
         self.len
@@ -46,53 +46,59 @@ impl ObjectSet {
 
     /// Whether it has an object.
     pub fn contains(&self, object: ObjectId) -> bool {
-        self.words.get(object.0 as usize / 64).is_some_and(|word| word & bit(object) != 0)
+        let (piece, word, bit) = place(object);
+        self.pieces.get(&piece).is_some_and(|words| words[word] & bit != 0)
     }
 
-    /// Adds an object below the limit. Answers whether it was not there.
+    /// Adds an object. Answers whether it was not there.
     fn insert(&mut self, object: ObjectId) -> bool {
-        let word = &mut self.words[object.0 as usize / 64];
-        let added = *word & bit(object) == 0;
-        *word |= bit(object);
+        let (piece, word, bit) = place(object);
+        let word = &mut self.pieces.entry(piece).or_insert_with(|| Box::new([0; WORDS]))[word];
+        let added = *word & bit == 0;
+        *word |= bit;
         self.len += u64::from(added);
         added
     }
 
     /// Takes an object out. Answers whether it was there.
     fn remove(&mut self, object: ObjectId) -> bool {
-        let Some(word) = self.words.get_mut(object.0 as usize / 64) else { return false };
-        let removed = *word & bit(object) != 0;
-        *word &= !bit(object);
+        let (piece, word, bit) = place(object);
+        let Some(words) = self.pieces.get_mut(&piece) else { return false };
+        let removed = words[word] & bit != 0;
+        words[word] &= !bit;
         self.len -= u64::from(removed);
+        if words[word] == 0 && **words == [0; WORDS] {
+            self.pieces.remove(&piece);
+        }
         removed
     }
 
     /// The first object from an id on.
     fn next(&self, from: u64) -> Option<ObjectId> {
-        let first = from as usize / 64;
-        let mut masked = self.words.get(first)? & (u64::MAX << (from % 64));
-        for (place, word) in (first..).zip(self.words.get(first..)?) {
-            if place != first {
-                masked = *word;
-            }
-            if masked != 0 {
-                return Some(ObjectId(place as u64 * 64 + u64::from(masked.trailing_zeros())));
-            }
-        }
-        None
+        let (first, word, bit) = place(ObjectId(from));
+        self.pieces.range(first..).find_map(|(piece, words)| {
+            let (begin, mask) = if *piece == first { (word, !(bit - 1)) } else { (0, u64::MAX) };
+            let masked = |at: usize| if at == begin { words[at] & mask } else { words[at] };
+            let at = (begin..WORDS).find(|at| masked(*at) != 0)?;
+            Some(ObjectId(piece * PIECE + at as u64 * 64 + u64::from(masked(at).trailing_zeros())))
+        })
     }
 
     /// Takes out everything that another set has.
     fn subtract(&mut self, other: &ObjectSet) {
-        for (word, other) in self.words.iter_mut().zip(&other.words) {
-            *word &= !other;
-        }
-        self.len = self.words.iter().map(|word| u64::from(word.count_ones())).sum();
+        self.pieces.retain(|piece, words| {
+            if let Some(others) = other.pieces.get(piece) {
+                words.iter_mut().zip(others.iter()).for_each(|(word, other)| *word &= !other);
+            }
+            **words != [0; WORDS]
+        });
+        self.len = self.pieces.values().flat_map(|words| words.iter()).map(|word| u64::from(word.count_ones())).sum();
     }
 }
 
-fn bit(object: ObjectId) -> u64 {
-    1 << (object.0 % 64)
+/// The piece of a set that an object belongs to, the word in it, and the bit in that.
+fn place(object: ObjectId) -> (u64, usize, u64) {
+    (object.0 / PIECE, (object.0 % PIECE / 64) as usize, 1 << (object.0 % 64))
 }
 
 /// Objects that are still to be looked at, each once.
@@ -106,10 +112,6 @@ struct Pending {
 }
 
 impl Pending {
-    fn new(limit: u64) -> Pending {
-        Pending { others: ObjectSet::new(limit), ..Pending::default() }
-    }
-
     fn push(&mut self, object: ObjectId) {
         if self.listed.len() < LISTED_MAX {
             self.listed.push(object);
@@ -139,15 +141,22 @@ pub struct Marking {
     found: ObjectSet,
     reached: ObjectSet,
     pending: Pending,
-    /// The next object to look for.
-    next: u64,
 }
 
 impl Marking {
-    /// A walk over objects with ids below `limit`. It needs all [roots](Self::root) but the host's own objects.
+    /// A walk over objects with ids below `limit`. It needs all that there [are](Self::find), and all [roots](Self::root) beside the
+    /// host's own objects.
     pub fn new(limit: u64) -> Marking {
-        let set = || ObjectSet::new(limit);
-        Marking { limit, found: set(), reached: set(), pending: Pending::new(limit), next: 0 }
+        Marking { limit, found: ObjectSet::default(), reached: ObjectSet::default(), pending: Pending::default() }
+    }
+
+    /// Takes note of an object that there is. The host's own are roots.
+    pub fn find(&mut self, object: ObjectId, record: &ObjectRecord) {
+        if is_hosts_own(&record.behavior) {
+            self.root(object);
+        } else if object.0 < self.limit {
+            self.found.insert(object);
+        }
     }
 
     /// Takes an object, and all that it leads to, as reached.
@@ -157,7 +166,7 @@ impl Marking {
         }
     }
 
-    /// Looks at `count` objects more, as `fetch` gives them. Answers whether there are none left.
+    /// Follows the references of `count` objects more, as `fetch` gives them. Answers whether there are none left.
     ///
     /// # Errors
     ///
@@ -168,19 +177,6 @@ impl Marking {
         mut fetch: impl FnMut(ObjectId) -> Result<Option<Arc<ObjectRecord>>, E>,
     ) -> Result<bool, E> {
         for _ in 0..count {
-            if self.next < self.limit {
-                // First all that there are, and among them the host's own, which are roots.
-                let object = ObjectId(self.next);
-                self.next += 1;
-                if let Some(record) = fetch(object)? {
-                    if is_hosts_own(&record.behavior) {
-                        self.root(object);
-                    } else {
-                        self.found.insert(object);
-                    }
-                }
-                continue;
-            }
             let Some(object) = self.pending.pop() else { return Ok(true) };
             if let Some(record) = fetch(object)? {
                 record.each_reference(&mut |object| self.root(object))?;
@@ -215,10 +211,8 @@ pub(super) struct Sweeping {
 impl Sweeping {
     /// The beginning of a collection among objects with ids below `limit`: those that there are now.
     pub(super) fn new(limit: u64) -> Sweeping {
-        let touched = ObjectSet::new(limit);
-        let (next_touched, next_candidate) = (0, 0);
-        let pending = Pending::new(limit);
-        Sweeping { limit, touched, candidates: None, pending, next_touched, next_candidate, spared: 0 }
+        let (touched, pending) = (ObjectSet::default(), Pending::default());
+        Sweeping { limit, touched, candidates: None, pending, next_touched: 0, next_candidate: 0, spared: 0 }
     }
 
     /// Ids below this one are looked at.

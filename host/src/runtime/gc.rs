@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use theseus_value::DecodeError;
+use theseus_value::{DecodeError, ObjectId};
 
 use super::{
     action::{ActionError, Answer, CollectedView, codes},
@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     exec::{CollectStep, Collected, Doing, Done, Engine, Marking, Refusal},
-    identity::{Reader, StorageError},
+    identity::{ObjectRecord, ObjectWalk, Reader, StorageError},
     swap,
 };
 
@@ -91,6 +91,11 @@ pub(super) fn collect(engine: &Arc<Engine>, dry_run: bool, go_on: &GoOn) -> Resu
     Ok(Answer::Collected(view))
 }
 
+/// An object as it is durably: what is not may be taken back.
+fn fetch(reader: &mut Reader, object: ObjectId) -> Result<Option<Arc<ObjectRecord>>, Interruption> {
+    Ok(reader.durable(object)?.and_then(|version| version.record))
+}
+
 struct Job<'a> {
     engine: &'a Engine,
     go_on: &'a GoOn,
@@ -104,6 +109,7 @@ impl Job<'_> {
         let (Collected { limit, .. }, done) = self.step(|| CollectStep::Begin)?;
         let mut marking = Marking::new(limit);
         self.mark_names(&mut marking)?;
+        self.find(&mut marking)?;
         self.mark(&mut marking)?;
         let (objects, unreached) = marking.finish();
         self.step(|| CollectStep::Offer(unreached.clone()))?;
@@ -130,6 +136,7 @@ impl Job<'_> {
         Ok(view)
     }
 
+    /// Takes what has a name as reached.
     fn mark_names(&mut self, marking: &mut Marking) -> Result<(), Interruption> {
         let mut after: Option<String> = None;
         loop {
@@ -145,15 +152,29 @@ impl Job<'_> {
         }
     }
 
+    /// Finds all objects that there are.
+    fn find(&mut self, marking: &mut Marking) -> Result<(), Interruption> {
+        let mut walk = ObjectWalk::new(&self.reader);
+        loop {
+            self.ask_whether_to_go_on()?;
+            let objects = walk.next(&mut self.reader, OBJECTS_AT_ONCE)?;
+            if objects.is_empty() {
+                return Ok(());
+            }
+            for object in objects {
+                if let Some(record) = fetch(&mut self.reader, object)? {
+                    marking.find(object, &record);
+                }
+            }
+            self.reader.release();
+        }
+    }
+
+    /// Follows all references from there.
     fn mark(&mut self, marking: &mut Marking) -> Result<(), Interruption> {
         loop {
             self.ask_whether_to_go_on()?;
-            let reader = &mut self.reader;
-            // What is not durable may be taken back.
-            let fetch = |object| -> Result<_, Interruption> {
-                Ok(reader.durable(object)?.and_then(|version| version.record.clone()))
-            };
-            let done = marking.step(OBJECTS_AT_ONCE, fetch)?;
+            let done = marking.step(OBJECTS_AT_ONCE, |object| fetch(&mut self.reader, object))?;
             self.reader.release();
             if done {
                 return Ok(());

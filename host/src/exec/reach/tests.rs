@@ -9,7 +9,7 @@ use super::*;
 
 #[test]
 fn sets_have_what_was_put_into_them() {
-    let mut set = ObjectSet::new(200);
+    let mut set = ObjectSet::default();
     assert!([0, 63, 64, 199].map(|id| set.insert(ObjectId(id))).iter().all(|added| *added));
     assert!(!set.insert(ObjectId(63)) && set.len() == 4);
     let from = |id| set.next(id).map(|object| object.0);
@@ -18,7 +18,7 @@ fn sets_have_what_was_put_into_them() {
         [Some(0), Some(63), Some(63), Some(64), Some(199), Some(199), None, None]
     );
     assert!(set.contains(ObjectId(199)) && !set.contains(ObjectId(198)) && !set.contains(ObjectId(9999)));
-    let mut other = ObjectSet::new(200);
+    let mut other = ObjectSet::default();
     other.insert(ObjectId(64));
     other.insert(ObjectId(65));
     set.subtract(&other);
@@ -26,12 +26,38 @@ fn sets_have_what_was_put_into_them() {
     assert!(set.remove(ObjectId(0)) && !set.remove(ObjectId(0)) && !set.remove(ObjectId(9999)) && set.len() == 2);
 }
 
+proptest! {
+    /// Also with ids that lie far apart.
+    #[test]
+    fn a_set_is_one_of_any_numbers(
+        steps in proptest::collection::vec((0..3_u8, prop_oneof![0..300_u64, any::<u64>(), Just(1 << 40)]), 0..200),
+        others in proptest::collection::btree_set(0..300_u64, 0..100),
+    ) {
+        let (mut set, mut model) = (ObjectSet::default(), BTreeSet::new());
+        for (what, id) in steps {
+            match what {
+                0 => prop_assert_eq!(set.remove(ObjectId(id)), model.remove(&id)),
+                _ => prop_assert_eq!(set.insert(ObjectId(id)), model.insert(id)),
+            }
+            prop_assert_eq!(set.next(id / 2).map(|object| object.0), model.range(id / 2..).next().copied());
+            prop_assert_eq!(set.len(), model.len() as u64);
+        }
+        let mut other = ObjectSet::default();
+        others.iter().for_each(|id| _ = other.insert(ObjectId(*id)));
+        set.subtract(&other);
+        model.retain(|id| !others.contains(id));
+        let mut same = ObjectSet::default();
+        model.iter().for_each(|id| _ = same.insert(ObjectId(*id)));
+        prop_assert_eq!(set, same);
+    }
+}
+
 #[test]
 fn what_the_list_has_no_room_for_is_found_again() {
     let limit = LISTED_MAX as u64 + 1000;
-    let mut pending = Pending::new(limit);
+    let mut pending = Pending::default();
     (0..limit).for_each(|id| pending.push(ObjectId(id)));
-    let mut seen = ObjectSet::new(limit);
+    let mut seen = ObjectSet::default();
     while let Some(object) = pending.pop() {
         assert!(seen.insert(object), "object {object} came twice");
     }
@@ -114,6 +140,8 @@ struct Run {
     durable: bool,
     marking: Option<Marking>,
     names_seen: u16,
+    /// The first object that was not looked for yet.
+    next: u64,
     /// What the model knows: what could not be reached at the beginning, what was touched since, and every reference since.
     unreachable: BTreeSet<u64>,
     touched: BTreeSet<u64>,
@@ -199,6 +227,7 @@ impl World {
                 durable: false,
                 marking: Some(Marking::new(limit)),
                 names_seen: 0,
+                next: 0,
                 unreachable,
                 touched: BTreeSet::new(),
                 edges: edges.collect(),
@@ -212,6 +241,12 @@ impl World {
                         marking.root(ObjectId(*object));
                     }
                     run.names_seen += 1;
+                }
+                Some(marking) if self.durable.objects.range(run.next..).next().is_some() => {
+                    for (object, record) in self.durable.objects.range(run.next..).take(objects) {
+                        marking.find(ObjectId(*object), record);
+                        run.next = object + 1;
+                    }
                 }
                 Some(marking) => {
                     let fetch = |object: ObjectId| Ok::<_, DecodeError>(self.durable.objects.get(&object.0).cloned());
