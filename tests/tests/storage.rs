@@ -175,6 +175,12 @@ fn a_damaged_record_is_told_to_whoever_reads_it() {
 #[test]
 fn a_flipped_bit_in_the_object_table_is_found_and_placed() {
     let home = marked();
+    let host = Host::start(&home);
+    for target in ["kept", "kept", "replaced"] {
+        let message = json!({ "target": target, "method": "touch", "delay_ms": 3000 });
+        assert_eq!(host.client().post("/v1/messages", &message).status, 201);
+    }
+    host.stop();
     let file = home.file("identity/objects/data.mdb");
     let found = places(&file, &marker("kept"));
     assert!(!found.is_empty());
@@ -193,6 +199,9 @@ fn a_flipped_bit_in_the_object_table_is_found_and_placed() {
         client.get("/v1/objects/kept/note").problem(500, "identity_damaged");
         client.post("/v1/objects/kept/touch", &json!([])).problem(500, "identity_damaged");
         assert_eq!(client.call("replaced", "count", &json!([])), 0);
+        // A message that nobody can receive is in nobody's way.
+        until("the other is delivered", || client.call("replaced", "count", &json!([])) == 1);
+        assert_eq!(client.get("/v1/status").ok()["messages"]["waiting"], 2);
     });
     for place in &found {
         flip(&file, place + 4000, 2);

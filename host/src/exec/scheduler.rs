@@ -14,14 +14,14 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread::JoinHandle,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use crossbeam_channel::{Receiver, Sender, bounded};
-use rustc_hash::FxHashSet;
+use rustc_hash::{FxHashMap, FxHashSet};
 use theseus_value::ObjectId;
 
-use super::{Command, Doing, Reply, Start, Vitals, intake::Intake, messages, now_us, spawn};
+use super::{Command, Doing, Refusal, Reply, Start, Vitals, intake::Intake, messages, now_us, spawn};
 use crate::identity::{Identity, IndexDefinition, Reader, StorageError, Tid, Wanted};
 
 /// How many messages the window is filled with.
@@ -35,6 +35,9 @@ const SLEEP_MAX: Duration = Duration::from_secs(1);
 
 /// How long it rests after the executor has refused a delivery, at first and at most: then the disk is full, or the like.
 const REST_US: std::ops::RangeInclusive<u64> = 50_000..=2_000_000;
+
+/// How long a message rests that cannot be delivered and cannot be set aside, because it or its receiver cannot be read.
+const DAMAGED_REST: Duration = Duration::from_secs(60);
 
 /// How far back the clock has to go to count as set back, in microseconds.
 const SET_BACK_US: u64 = 500_000;
@@ -55,10 +58,20 @@ pub(super) struct Inbox {
 struct News {
     /// Messages that wait.
     waiting: Vec<DueMessage>,
-    /// Deliveries that are no longer under way, and whether the executor has taken them.
-    ended: Vec<(DueMessage, bool)>,
+    /// Deliveries that are no longer under way.
+    ended: Vec<(DueMessage, Ended)>,
     /// The index has to be asked.
     look_again: bool,
+}
+
+/// What the executor did with a delivery.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Ended {
+    Taken,
+    /// It takes none now.
+    Refused,
+    /// It cannot take this one.
+    Damaged,
 }
 
 impl Inbox {
@@ -91,8 +104,8 @@ impl Inbox {
         _ = self.bell.try_send(());
     }
 
-    fn ended(&self, message: DueMessage, taken: bool) {
-        self.news().ended.push((message, taken));
+    fn ended(&self, message: DueMessage, ended: Ended) {
+        self.news().ended.push((message, ended));
         self.ring();
     }
 
@@ -118,6 +131,7 @@ pub(super) fn start(
         in_flight_max: start.config.messages.in_flight_max,
         window: Window::default(),
         in_flight: FxHashSet::default(),
+        damaged: FxHashMap::default(),
         rest: None,
         clock: Clock::new(last_time(&start.identity)),
     };
@@ -141,6 +155,8 @@ struct Scheduler {
     window: Window,
     /// What was handed to the executor and has not come back.
     in_flight: FxHashSet<DueMessage>,
+    /// Until when those rest that cannot be delivered.
+    damaged: FxHashMap<DueMessage, Instant>,
     /// How long to rest after the last refusal, and since when; none if the last delivery was taken.
     rest: Option<(u64, u64)>,
     clock: Clock,
@@ -166,15 +182,22 @@ impl Scheduler {
 
     fn take_news(&mut self) {
         let News { waiting, ended, look_again } = std::mem::take(&mut *self.inbox.news());
-        for (message, taken) in ended {
+        for (message, ended) in ended {
             self.in_flight.remove(&message);
-            if taken {
-                self.rest = None;
-            } else {
-                self.refused();
-                self.window.add(message);
+            match ended {
+                Ended::Taken => self.rest = None,
+                Ended::Refused => {
+                    self.refused();
+                    self.window.add(message);
+                }
+                Ended::Damaged => {
+                    self.rest = None;
+                    self.damaged.insert(message, Instant::now() + DAMAGED_REST);
+                }
             }
         }
+        let rested = self.damaged.extract_if(|_, until| *until <= Instant::now());
+        rested.for_each(|(message, _)| self.window.add(message));
         if look_again {
             self.window.forget();
         } else {
@@ -197,7 +220,8 @@ impl Scheduler {
         };
         let all: Vec<DueMessage> = found.objects.iter().filter_map(due).collect();
         let horizon = found.next.and_then(|_| all.last().copied());
-        let ours = all.into_iter().filter(|message| !self.in_flight.contains(message));
+        let is_ours = |message: &DueMessage| !self.in_flight.contains(message) && !self.damaged.contains_key(message);
+        let ours = all.into_iter().filter(is_ours);
         self.window = Window { due: ours.collect(), horizon, known: true };
         Ok(())
     }
@@ -232,7 +256,17 @@ impl Scheduler {
     fn send(&mut self, next: DueMessage) {
         let (due_us, message) = next;
         let inbox = self.inbox.clone();
-        let reply: Reply = Box::new(move |done| inbox.ended(next, done.is_ok()));
+        let reply: Reply = Box::new(move |done| {
+            let ended = match done {
+                Ok(_) => Ended::Taken,
+                Err(Refusal::Failed(failure)) => {
+                    log::error!("message {message} is not delivered for now: {failure}");
+                    Ended::Damaged
+                }
+                Err(_) => Ended::Refused,
+            };
+            inbox.ended(next, ended);
+        });
         self.window.due.remove(&next);
         self.in_flight.insert(next);
         // One that is not taken is the end of the host, and so of the scheduler.
