@@ -210,6 +210,34 @@ fn ids_that_are_taken_are_given_anew_and_references_follow() {
     home.verify();
 }
 
+/// Ids may lie as far apart as they like.
+#[test]
+fn great_ids_are_ids_like_any_other() {
+    let home = Home::new();
+    let great = 1_u64 << 62;
+    let object = |id: u64, to: u64| {
+        format!(
+            "{{\"id\":{id},\"behavior\":\"counter.Counter\",\"schema\":1,\"slots\":{{\"count\":1,\"to\":{{\"$ref\":{to}}}}}}}"
+        )
+    };
+    let all = [object(1, great), object(5, u64::MAX), object(great, great)];
+    let path = lines(&home, "in.jsonl", &[&all[0], &all[1], &all[2], "{\"name\":\"one\",\"id\":1}"]);
+    import(&home, &path, &[]);
+    home.verify();
+    let host = Host::start(&home);
+    home.swap(&[&artifacts::plugin("counter")]);
+    // What has the greatest id of the file has a name by way of the first.
+    let collected = home.json(&["gc"]);
+    assert_eq!((&collected["objects"], &collected["removed"]), (&json!(3), &json!(1)), "{collected}");
+    let ids = ["next", "after"].map(|name| host.client().create("counter.Counter", name));
+    assert_eq!(ids, [great + 1, great + 2]);
+    host.stop();
+    // Beside them what the file has is given anew.
+    let done = import(&home, &lines(&home, "again.jsonl", &[&all[0], &all[2]]), &[]);
+    assert_eq!(done["renumbered"], 2);
+    home.verify();
+}
+
 #[test]
 fn a_file_may_bring_its_history() {
     let home = Home::new();
@@ -255,6 +283,15 @@ fn what_is_wrong_with_a_file_is_told_by_its_line_and_nothing_is_imported() {
         ("{\"id\":2,\"behavior\":\"Thing\",\"schema\":1,\"slots\":{}}", "not the name of a behaviour"),
         ("{\"id\":2,\"behavior\":\"theseus.Host\",\"schema\":1,\"slots\":{}}", "belongs to its home"),
         ("{\"id\":0,\"behavior\":\"any.Thing\",\"schema\":1,\"slots\":{}}", "cannot be the id"),
+        ("{\"id\":4611686018427387905,\"deleted\":true}", "cannot be the id"),
+        (
+            "{\"id\":2,\"behavior\":\"theseus.Message\",\"schema\":1,\"slots\":{\"due_us\":1}}",
+            "a message without `target`",
+        ),
+        (
+            "{\"id\":2,\"behavior\":\"theseus.Message\",\"schema\":1,\"slots\":{\"due_us\":1,\"every_us\":0,\"method\":\"m\",\"posted_us\":1,\"since_us\":1,\"target\":{\"$ref\":1}}}",
+            "not what `theseus export` writes",
+        ),
         ("{\"id\":2,\"behavior\":\"any.Thing\",\"schema\":1,\"slots\":{\"a\":{\"$ref\":\"x\"}}}", "$ref"),
         ("{\"id\":2,\"behavior\":\"any.Thing\",\"schema\":1,\"slots\":{},\"other\":1}", "other"),
         ("{\"id\":-2,\"deleted\":true}", "-2"),

@@ -134,6 +134,23 @@ impl Message {
         }))
     }
 
+    /// Whether a message that comes from elsewhere is one that this host may have written.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with it, in words.
+    pub fn check(record: &ObjectRecord) -> Result<(), String> {
+        let Some(message) = Message::read(record).map_err(|error| error.to_string())? else {
+            return Err(format!("it is no {MESSAGE_BEHAVIOR}"));
+        };
+        let repeats_at_once = message.period.is_some_and(|(_, every_us)| every_us == 0);
+        let is_method = (1..=METHOD_BYTES_MAX).contains(&message.method.len());
+        if repeats_at_once || !is_method || message.record() != *record {
+            return Err(format!("it is not what `theseus export` writes of a {MESSAGE_BEHAVIOR}"));
+        }
+        Ok(())
+    }
+
     /// The message as an object.
     pub(super) fn record(&self) -> ObjectRecord {
         let mut slots = Map::new();

@@ -112,7 +112,7 @@ impl Ids {
         if options.keep_ids && taken > 0 {
             return Err(Failure::IdsTaken { count: taken, next: free });
         }
-        let next = free.max(ids.last().map_or(0, |last| last.saturating_add(1)));
+        let next = free.max(ids.last().map_or(0, |last| last + 1));
         let changed = ids.iter().copied().filter(|id| *id < free).zip(next..).collect();
         let missing = ids.into_iter().filter(|id| !survey.defines(*id)).collect();
         Ok(Ids { changed, missing, renumbered: taken as u64 })

@@ -1,16 +1,19 @@
 //! Looking through a file before anything of it is imported: whether every line is right, and which ids and names it has.
 
 use rustc_hash::{FxHashMap, FxHashSet};
-use theseus_value::{Value, json::from_json};
+use theseus_value::{ObjectId, Value, json::from_json};
 
 use super::{
     Failure,
     lines::{Line, Lines, Object},
 };
 use crate::{
-    exec,
-    identity::{HOST_BEHAVIOR, HOST_OBJECT},
+    exec::{self, Message},
+    identity::{HOST_BEHAVIOR, HOST_OBJECT, MESSAGE_BEHAVIOR, ObjectRecord},
 };
+
+/// The greatest id that an object of a file may have: so many are left for those that come after it that they are never used up.
+const ID_MAX: u64 = 1 << 62;
 
 /// What a file holds.
 #[derive(Default)]
@@ -47,9 +50,10 @@ impl Survey {
         self.names.keys().map(String::as_str)
     }
 
-    /// Every object that it speaks of, defined or not, in order.
+    /// Every object that it speaks of, defined or not, in order. What is mentioned and can be no object never will be one.
     pub(super) fn ids(&self) -> Vec<u64> {
-        let mut ids: Vec<u64> = self.defined.keys().chain(&self.mentioned).copied().collect();
+        let mentioned = self.mentioned.iter().filter(|id| **id <= ID_MAX);
+        let mut ids: Vec<u64> = self.defined.keys().chain(mentioned).copied().collect();
         ids.sort_unstable();
         ids.dedup();
         ids
@@ -77,7 +81,14 @@ impl Survey {
                 self.define(lines, object.id)?;
                 check_behavior(&object.behavior).map_err(|problem| lines.wrong(problem))?;
                 self.mentioned.extend(&object.parents);
-                self.mention(&slots(lines, object)?);
+                let message = (object.behavior == MESSAGE_BEHAVIOR).then(|| (object.schema, object.parents.clone()));
+                let slots = slots(lines, object)?;
+                self.mention(&slots);
+                if let Some((schema, parents)) = message {
+                    let (behavior, parents) = (MESSAGE_BEHAVIOR.into(), parents.into_iter().map(ObjectId).collect());
+                    let record = ObjectRecord { behavior, schema, parents, slots: slots.encode().into() };
+                    Message::check(&record).map_err(|problem| lines.wrong(problem))?;
+                }
             }
             Line::Deleted(id) => self.define(lines, id)?,
             Line::Name(name) => {
@@ -109,8 +120,8 @@ impl Survey {
     }
 
     fn define(&mut self, lines: &Lines, id: u64) -> Result<(), Failure> {
-        if id == HOST_OBJECT.0 || id == u64::MAX {
-            return Err(lines.wrong(format!("{id} cannot be the id of an object")));
+        if id == HOST_OBJECT.0 || id > ID_MAX {
+            return Err(lines.wrong(format!("{id} cannot be the id of an object: they go from 1 to {ID_MAX}")));
         }
         if self.defined.insert(id, self.transaction) == Some(self.transaction) {
             return Err(lines.wrong(format!("object {id} stands in this transaction twice")));
