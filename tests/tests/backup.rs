@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use theseus_tests::{Home, Host, Json, Output, artifacts, dice::Dice, home, json, load::Load};
+use theseus_tests::{Home, Host, Json, Output, artifacts, dice::Dice, home, json, load::Load, until};
 
 /// Small segments, so that a few of them come about.
 const SETTINGS: &str = "[identity]\nbackup_segment_bytes_max = 20000\ntail_transactions_max = 200\n";
@@ -273,6 +273,29 @@ fn an_interrupted_backup_is_the_one_before_it() {
     let (again, output) = restore(&backup, &[]);
     assert_eq!(home::document(&output.succeeded())["head"], taken["head"]);
     again.verify();
+}
+
+#[test]
+fn a_pack_that_overtakes_a_backup_is_told_as_that() {
+    // Each record is a segment, so the backup takes its time.
+    let home = Home::with_settings("[identity]\nbackup_segment_bytes_max = 1\n");
+    let host = Host::start(&home);
+    home.swap(&[&artifacts::plugin("counter")]);
+    host.client().create("counter.Counter", "visits");
+    (0..1000).for_each(|_| _ = host.client().call("visits", "increment", &json!([1])));
+    let backup = home.beside("backup");
+    let packing = thread::spawn({
+        let (mut admin, backup, before) = (home.admin(), backup.clone(), home.tid());
+        move || {
+            until("the backup has begun", || backup.exists() && !segments(&backup).is_empty());
+            admin.post("/v1/pack", &json!({ "before": before })).ok();
+        }
+    });
+    let message = home.cli(&["backup", "--to", text(&backup)]).failed(4);
+    packing.join().unwrap();
+    assert!(message.contains("backup_refused") && message.contains("was packed"), "{message}");
+    host.stop();
+    home.run(&["backup", "--check", text(&backup)]);
 }
 
 #[test]

@@ -206,7 +206,8 @@ impl Copy<'_> {
     ) -> Result<super::SegmentEntry, BackupError> {
         self.generations.clear();
         let mut segment = SegmentWriter::create(self.folder, self.identity, since)?;
-        while segment.head().tid < self.until.tid && segment.bytes() < bytes_max {
+        // At least one record, however short a segment is to be.
+        while segment.head() == since || segment.head().tid < self.until.tid && segment.bytes() < bytes_max {
             // What is written to the other disk is written when the read transaction has ended: it must not wait for that.
             let room = bytes_max.saturating_sub(segment.bytes()).min(STEP_BYTES);
             for (head, record) in self.step(segment.head(), room)? {
@@ -222,11 +223,8 @@ impl Copy<'_> {
         let view = self.history.read()?;
         let (mut head, mut records, mut bytes) = (since, Vec::new(), 0);
         let (until, generations) = (self.until, &mut self.generations);
-        view.walk_records(since.tid.next(), |hash, batch| {
+        let walked = view.walk_records(since.tid.next(), |hash, batch| {
             let header = &batch.header;
-            if records.is_empty() && header.first > head.tid.next() {
-                return Ok(false);
-            }
             if header.first != head.tid.next() || header.previous != head.hash {
                 let problem = format!("it does not continue transaction {} ({})", head.tid, head.hash);
                 return Err(view.damaged(header.last, problem));
@@ -236,7 +234,7 @@ impl Copy<'_> {
             bytes += batch.length() as u64;
             records.push((head, batch.bytes().to_vec()));
             Ok(bytes < bytes_max && head.tid < until.tid)
-        })?;
+        });
         if records.is_empty() {
             // A pack that ended meanwhile has taken it away.
             if let Some(base) = self.history.mark()?.filter(|base| base.head.tid > since.tid) {
@@ -246,8 +244,10 @@ impl Copy<'_> {
                     base: base.head.tid,
                 });
             }
+            walked?;
             return Err(view.damaged(since.tid.next(), "it is not there").into());
         }
+        walked?;
         Ok(records)
     }
 }
