@@ -411,7 +411,7 @@ impl Identity {
         let view = self.history.read()?;
         let packed = view.packed().tid;
         // What ends with `before` or earlier is not too late, what begins after `last` is.
-        let (mut before, mut last) = (packed.0, self.head().tid.0);
+        let (mut before, mut last) = (packed.0, view.head()?.tid.0);
         while before < last {
             let middle = Tid(before + (last - before).div_ceil(2));
             let header = view.with_batch(middle, |batch| Ok(batch.header.clone()))?;

@@ -81,8 +81,16 @@ impl Identity {
     ///
     /// If the storage fails or a record is damaged.
     pub fn plan_pack(&self, until: PackUntil) -> Result<Option<PackPlan>, StorageError> {
+        // A time is looked up first: what it comes to is in every view that is opened after that.
+        let until = match until {
+            PackUntil::TimeUs(time_us) => match self.tid_at(time_us) {
+                Err(StorageError::Packed { .. }) => return Ok(None),
+                at => at?,
+            },
+            PackUntil::Tid(tid) => tid,
+        };
         let view = self.history.read()?;
-        let (packed, head) = (view.packed().tid, self.head());
+        let (packed, head) = (view.packed().tid, view.head()?);
         // The ends of the batch that holds a transaction and of the one before, and when it was committed.
         let batch = |tid: Tid| {
             let found = view.with_batch(tid, |batch| Ok(batch.header.clone()))?;
@@ -92,14 +100,10 @@ impl Identity {
             let header = batch(tid)?;
             Ok::<_, StorageError>(if header.last == tid { tid } else { Tid(header.first.0 - 1) })
         };
-        let last = match until {
-            PackUntil::Tid(tid) if tid <= packed => return Ok(None),
-            PackUntil::Tid(tid) => end_before(tid.min(head.tid))?,
-            PackUntil::TimeUs(time_us) => match self.tid_at(time_us) {
-                Err(StorageError::Packed { .. }) => return Ok(None),
-                at => at?,
-            },
-        };
+        if until <= packed {
+            return Ok(None);
+        }
+        let last = end_before(until.min(head.tid))?;
         if last <= packed {
             return Ok(None);
         }
