@@ -1,7 +1,8 @@
 //! Undo: what transactions wrote becomes again what it was before them.
 //!
-//! A plan is made on what is durable, away from the executor. It says of each object and name which version it was made on, so that the
-//! executor only has to see whether that is still the newest.
+//! A plan is made on what is durable, away from the executor. It says of each object and name which version it was made on, and as of
+//! which transaction it was made, so that the executor only has to see whether that is still the newest, and what came to refer to
+//! what since.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,7 +13,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use theseus_value::{ObjectId, Value};
 
 use super::{
-    HOST_OBJECT, ObjectRecord, Reader, StorageError, Tid,
+    HOST_OBJECT, Identity, ObjectRecord, Reader, StorageError, Tid, Version,
     batch::{Change, RawTransaction},
     read::written,
     version::Versioned,
@@ -131,6 +132,8 @@ pub enum UndoError {
 /// What an undo has to write.
 #[derive(Clone, Debug, Default)]
 pub struct UndoPlan {
+    /// What was durable when it was made.
+    pub as_of: Tid,
     /// The objects.
     pub objects: BTreeMap<ObjectId, Restored<Arc<ObjectRecord>>>,
     /// The names.
@@ -183,7 +186,7 @@ impl Reader {
             return Err(UndoRefusal::TooMany.into());
         }
         let head = self.identity().head().tid;
-        let mut plan = UndoPlan::default();
+        let mut plan = UndoPlan { as_of: head, ..UndoPlan::default() };
         // Newest first: each finds what the ones after it leave.
         for tid in tids.iter().rev().copied() {
             let Undone { method, is_hosts, objects, names } = self.undone(tid, head)?;
@@ -202,7 +205,7 @@ impl Reader {
             }
         }
         self.fetch(&mut plan)?;
-        self.check_restored_references(&plan)?;
+        self.check_restored_references(&plan, Reader::durable)?;
         if let Some(first) = tids.first() {
             self.look_at_later(&mut plan, *first, head)?;
         }
@@ -263,21 +266,64 @@ impl Reader {
         Ok(())
     }
 
-    /// Refuses to let what comes back refer to what was deleted since.
-    fn check_restored_references(&mut self, plan: &UndoPlan) -> Result<(), UndoError> {
+    /// Refuses to let what comes back refer to what was deleted since, or is removed by the same undo; `newest` says what is there.
+    fn check_restored_references(&mut self, plan: &UndoPlan, newest: Newest) -> Result<(), UndoError> {
         for (id, restored) in &plan.objects {
             let Some(record) = &restored.record else { continue };
+            let what = || id.describe();
             for object in record.references() {
-                if plan.objects.contains_key(&object) {
-                    continue;
-                }
-                let newest = self.durable(object)?;
-                if let Some(gone) = newest.filter(|newest| newest.record.is_none() && newest.tid > restored.undone) {
-                    return Err(UndoRefusal::DeletedSince { what: id.describe(), object, by: gone.tid }.into());
+                let newest = newest(self, object)?;
+                let is_there = newest.as_ref().is_some_and(|newest| newest.record.is_some());
+                if let Some(other) = plan.objects.get(&object) {
+                    if other.record.is_none() && is_there {
+                        let by = restored.from;
+                        return Err(UndoRefusal::NeededSince { object, what: what(), by }.into());
+                    }
+                } else if let Some(gone) = newest.filter(|newest| !is_there && newest.tid > restored.undone) {
+                    return Err(UndoRefusal::DeletedSince { what: what(), object, by: gone.tid }.into());
                 }
             }
         }
         Ok(())
+    }
+
+    /// Whether nothing that was recorded since a plan was made, durable or not, speaks against it: for the executor, before it writes. That
+    /// the versions are still the newest on which it was made is not looked at.
+    ///
+    /// # Errors
+    ///
+    /// If something does, the storage fails, or a record is damaged.
+    pub fn recheck_undo(&mut self, plan: &UndoPlan) -> Result<(), UndoError> {
+        self.check_restored_references(plan, Reader::newest)?;
+        let mut later = Later::new(plan);
+        for (object, restored) in &plan.objects {
+            if restored.record.is_none() && self.newest_record(*object)?.is_some() {
+                later.needed.removed.insert(*object);
+            }
+        }
+        if later.needed.removed.is_empty() {
+            return Ok(());
+        }
+        let identity = self.identity().clone();
+        let durable = identity.head().tid;
+        later.walk(&identity, plan.as_of, durable)?;
+        // What is not durable yet is in no record.
+        identity.objects.visit(|object, versions| {
+            let (tid, version) = versions.newest();
+            if *tid > durable {
+                later.pass_object(*tid, *object, version.record.as_deref());
+            }
+        });
+        identity.names.visit(|name, versions| {
+            let (tid, version) = versions.newest();
+            if *tid > durable {
+                later.pass_name(*tid, name, version.record);
+            }
+        });
+        match later.needed.first() {
+            Some(refusal) => Err(refusal.into()),
+            None => Ok(()),
+        }
     }
 
     /// Looks at what happened after the undone transactions: refuses to remove what something else has come to refer to, and finds
@@ -298,22 +344,10 @@ impl Reader {
         let last = head.min(Tid(first.0.saturating_add(LOOKED_AT_MAX)));
         plan.unchecked = (last < head).then(|| last.next());
         let identity = self.identity().clone();
-        let mut later = Later {
-            plan,
-            needed: Needed { removed, objects: FxHashMap::default(), names: FxHashMap::default() },
-            went: back.values().copied().collect(),
-            named_anew: Vec::new(),
-        };
-        identity.walk_history(first.next(), |batch| {
-            for (tid, transaction) in batch.encoded().skip_while(|(tid, _)| *tid <= first) {
-                if tid > last {
-                    return Ok(false);
-                }
-                RawTransaction::read(transaction, |change| later.pass(tid, change))
-                    .map_err(|error| identity.damaged(tid, error.to_string()))?;
-            }
-            Ok(true)
-        })?;
+        let mut later = Later::new(plan);
+        later.needed.removed = removed;
+        later.went = back.values().copied().collect();
+        later.walk(&identity, first, last)?;
         let Later { needed, named_anew, .. } = later;
         self.check_needed(needed, last == head)?;
         for (name, previous, tid) in named_anew {
@@ -350,6 +384,9 @@ impl<T> Restored<T> {
     }
 }
 
+/// How the newest version of an object is found: that which is durable, or any.
+type Newest = fn(&mut Reader, ObjectId) -> Result<Option<Version>, StorageError>;
+
 /// What goes by after the undone transactions.
 struct Later<'a> {
     plan: &'a UndoPlan,
@@ -361,33 +398,52 @@ struct Later<'a> {
 }
 
 /// What has come to refer to objects that would be removed: since when, and to which.
+#[derive(Default)]
 struct Needed {
     removed: FxHashSet<ObjectId>,
     objects: FxHashMap<ObjectId, (Tid, ObjectId)>,
     names: FxHashMap<String, (Tid, ObjectId)>,
 }
 
-impl Later<'_> {
+impl Needed {
+    /// A refusal for one of them, if there are any.
+    fn first(&self) -> Option<UndoRefusal> {
+        let objects = self.objects.iter().map(|(by, found)| (by.describe(), found));
+        let names = self.names.iter().map(|(by, found)| (by.describe(), found));
+        let (what, (by, object)) = objects.chain(names).next()?;
+        Some(UndoRefusal::NeededSince { object: *object, what, by: *by })
+    }
+}
+
+impl<'a> Later<'a> {
+    fn new(plan: &'a UndoPlan) -> Later<'a> {
+        Later { plan, needed: Needed::default(), went: BTreeSet::new(), named_anew: Vec::new() }
+    }
+
+    /// Lets the transactions after `since` go by, up to `until`, which have to be durable.
+    fn walk(&mut self, identity: &Identity, since: Tid, until: Tid) -> Result<(), StorageError> {
+        identity.walk_history(since.next(), |batch| {
+            for (tid, transaction) in batch.encoded().skip_while(|(tid, _)| *tid <= since) {
+                if tid > until {
+                    return Ok(false);
+                }
+                RawTransaction::read(transaction, |change| self.pass(tid, change))
+                    .map_err(|error| identity.damaged(tid, error.to_string()))?;
+            }
+            Ok(true)
+        })
+    }
+
     /// Lets a change go by.
     fn pass(&mut self, tid: Tid, change: Change<'_>) -> Result<(), theseus_value::DecodeError> {
-        let needed = &mut self.needed;
         match change {
-            Change::Object(object, version)
-                if !needed.removed.is_empty() && !self.plan.objects.contains_key(&object) =>
-            {
-                let record = version.decode::<Arc<ObjectRecord>>()?;
-                let mut references = record.iter().flat_map(|record| record.references());
-                match references.find(|reference| needed.removed.contains(reference)) {
-                    Some(reference) => _ = needed.objects.insert(object, (tid, reference)),
-                    None => _ = needed.objects.remove(&object),
-                }
+            Change::Object(object, version) if !self.needed.removed.is_empty() => {
+                self.pass_object(tid, object, version.decode::<Arc<ObjectRecord>>()?.as_deref());
             }
-            Change::Name(name, version) if !self.plan.names.contains_key(name) => {
-                match version.decode::<ObjectId>()?.filter(|object| needed.removed.contains(object)) {
-                    Some(object) => _ = needed.names.insert(name.to_owned(), (tid, object)),
-                    None => _ = needed.names.remove(name),
-                }
+            Change::Name(name, version) => {
+                self.pass_name(tid, name, version.decode::<ObjectId>()?);
                 if let Some(previous) = version.pointers.previous.exists()
+                    && !self.plan.names.contains_key(name)
                     && self.went.range(previous.next()..tid).next().is_some()
                 {
                     self.named_anew.push((name.into(), previous, tid));
@@ -396,6 +452,28 @@ impl Later<'_> {
             _ => {}
         }
         Ok(())
+    }
+
+    fn pass_object(&mut self, tid: Tid, object: ObjectId, record: Option<&ObjectRecord>) {
+        if self.plan.objects.contains_key(&object) {
+            return;
+        }
+        let needed = &mut self.needed;
+        let mut references = record.into_iter().flat_map(ObjectRecord::references);
+        match references.find(|reference| needed.removed.contains(reference)) {
+            Some(reference) => _ = needed.objects.insert(object, (tid, reference)),
+            None => _ = needed.objects.remove(&object),
+        }
+    }
+
+    fn pass_name(&mut self, tid: Tid, name: &str, object: Option<ObjectId>) {
+        if self.plan.names.contains_key(name) {
+            return;
+        }
+        match object.filter(|object| self.needed.removed.contains(object)) {
+            Some(object) => _ = self.needed.names.insert(name.to_owned(), (tid, object)),
+            None => _ = self.needed.names.remove(name),
+        }
     }
 }
 

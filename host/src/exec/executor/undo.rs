@@ -13,6 +13,9 @@ use crate::{
 /// Under which it stands in the history.
 const UNDO: &str = "theseus.undo";
 
+/// How many transactions may have come since a plan was made: some tens of milliseconds are needed to look through them.
+const RECHECKED_MAX: u64 = 100_000;
+
 impl Executor {
     pub(super) fn undo(&mut self, tids: &[Tid], plan: Result<UndoPlan, Refusal>, request_id: Option<&str>) -> Executed {
         let mut tids = tids.to_vec();
@@ -73,7 +76,11 @@ impl Executor {
                 );
             }
         }
-        Ok(())
+        // All others wait meanwhile.
+        if self.writer.next_tid().0 - plan.as_of.0 > RECHECKED_MAX {
+            return Err(Refusal::Overloaded);
+        }
+        self.writer.reader().recheck_undo(plan).map_err(Refusal::from)
     }
 
     /// Whether the plugins in force can work with an object.

@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use theseus_value::Value;
+
 use super::*;
 
 #[derive(Clone, Debug)]
@@ -175,4 +177,25 @@ proptest! {
         subject.open = None;
         prop_assert_eq!(verify(&subject.place, &mut |_, _| {}).unwrap().damage, &[]);
     }
+}
+
+#[test]
+fn nothing_that_comes_back_refers_to_what_the_same_undo_removes() {
+    let refers = |to: Option<u64>| {
+        let value = to.map_or(Value::Null, |id| Value::Ref(ObjectId(id)));
+        let slots = Value::Map([("to".to_owned(), value)].into_iter().collect()).encode().into();
+        Some(Arc::new(ObjectRecord { behavior: "test.Thing".into(), schema: 1, parents: [].into(), slots }))
+    };
+    let mut subject = Subject::new();
+    for (object, to) in [(1, None), (2, None), (1, Some(2)), (1, None)] {
+        commit(&mut subject, &[(ObjectId(object), refers(to))], &[]);
+    }
+    let mut plan = |tids: &[u64]| {
+        let tids: Vec<Tid> = tids.iter().copied().map(Tid).collect();
+        subject.open.as_mut().unwrap().0.reader().plan_undo(&tids)
+    };
+    let refused = plan(&[2, 4]).unwrap_err();
+    let expected = UndoRefusal::NeededSince { object: ObjectId(2), what: "object 1".to_owned(), by: Tid(3) };
+    assert!(matches!(refused, UndoError::Refused(refused) if refused == expected));
+    assert!(plan(&[2, 3, 4]).is_ok() && plan(&[4]).is_ok());
 }
