@@ -212,11 +212,8 @@ impl Executor {
     fn next(&mut self, bell: &Receiver<()>) -> Next {
         let idle = self.answers.is_empty();
         if self.stopping {
-            if idle {
-                return Next::End;
-            }
-            self.committer = self.ready.recv().ok();
-            return Next::Nothing;
+            // The open batch was just given to the committer, however many commands wait.
+            return Next::End;
         }
         if self.foreseen == 0 {
             self.foresee();
@@ -274,7 +271,8 @@ impl Executor {
         transactions >= limits.batch_transactions_max || bytes >= limits.batch_bytes_max
     }
 
-    /// Gives the open batch to the committer if it is ready, or waits until it is if the batch is full. Answers whether it was given.
+    /// Gives the open batch to the committer if it is ready, or waits until it is if the batch is full or the last one. Answers whether it
+    /// was given.
     ///
     /// Callers who were just answered are likely to send again at once. To take them along, a batch waits for as many
     /// commands as the last commit answered, but only for a small part of the time that the commit took.
@@ -282,16 +280,16 @@ impl Executor {
         if self.answers.is_empty() {
             return false;
         }
-        let full = self.is_full();
+        let at_once = self.is_full() || self.stopping;
         // Who waits behind so many others gets an answer sooner if fewer commits are made for them.
-        if self.queue.in_hand() > 2 * self.answers.len() && !full {
+        if self.queue.in_hand() > 2 * self.answers.len() && !at_once {
             return false;
         }
         if self.committer.is_none() {
-            self.committer = if full { self.ready.recv().ok() } else { self.ready.try_recv().ok() };
+            self.committer = if at_once { self.ready.recv().ok() } else { self.ready.try_recv().ok() };
         }
         if let Some(ready) = &self.committer
-            && (full || self.stopping || self.answers.len() >= ready.answered || ready.patience().is_zero())
+            && (at_once || self.answers.len() >= ready.answered || ready.patience().is_zero())
         {
             self.close_batch();
             return true;
@@ -346,18 +344,10 @@ impl Executor {
         if let Some(message) = self.vitals.fatal() {
             return reply(Err(Refusal::StorageFailed { message }));
         }
-        if let Some(refusal) = self.room.refusal()
+        if let Some(refusal) = self.no_room()
             && self.takes_room(&doing)
         {
             return reply(Err(refusal));
-        }
-        if !matches!(doing, Doing::Note { .. })
-            && self.table_is_stuck.load(Ordering::Relaxed)
-            && self.writer.lag() >= self.config.identity.tail_transactions_max
-        {
-            let message =
-                "the object table cannot be brought up to date, so what it lacks would grow without bound".to_owned();
-            return reply(Err(Refusal::StorageFull { message }));
         }
         self.vitals.busy(0);
         let executed = self.execute(doing, request_id.as_deref());

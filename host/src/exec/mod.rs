@@ -226,11 +226,17 @@ pub enum Doing {
 ///
 /// Why the transactions may not be taken back, or what the storage failed with.
 pub fn plan_undo(reader: &mut Reader, tids: &[Tid]) -> Result<UndoPlan, Refusal> {
-    reader.plan_undo(tids).map_err(|error| match error {
-        UndoError::Refused(refusal) => refusal.into(),
-        UndoError::Storage(StorageError::Packed { before }) => UndoRefusal::Packed { before }.into(),
-        UndoError::Storage(error) => state::storage(error).into(),
-    })
+    reader.plan_undo(tids).map_err(Refusal::from)
+}
+
+impl From<UndoError> for Refusal {
+    fn from(error: UndoError) -> Self {
+        match error {
+            UndoError::Refused(refusal) => refusal.into(),
+            UndoError::Storage(StorageError::Packed { before }) => UndoRefusal::Packed { before }.into(),
+            UndoError::Storage(error) => state::storage(error).into(),
+        }
+    }
 }
 
 /// See [`Doing::Look`].
@@ -667,3 +673,6 @@ pub(crate) fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> JoinHand
 
 /// A queue's receiving end, as the threads get it.
 type Queue<T> = Receiver<T>;
+
+#[cfg(test)]
+mod tests;

@@ -79,8 +79,10 @@ fn carry_out(engine: &Engine, plan: &PackPlan, go_on: &GoOn, view: &mut PackView
     view.objects = base.objects();
     let (mark, note) = (base.mark(), base.mark().note(plan.transactions(), base.objects()));
     let done = ask(engine, Doing::Pack { base, note });
-    // Whatever came of it, one of the bases is of no use any more.
-    if let Err(error) = identity.remove_other_bases() {
+    // Whatever came of it, one of the bases is of no use any more; but if the storage failed nobody knows which before the next start.
+    if !matches!(done, Err(Refusal::StorageFailed { .. }))
+        && let Err(error) = identity.remove_other_bases()
+    {
         log::warn!("a base that is not in force stays until the next start: {error}");
     }
     let done = done.map_err(|refusal| views::refusal(&refusal))?;

@@ -8,7 +8,7 @@ use std::{
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
-use super::{Executor, Vitals, request_memory};
+use super::{Executor, Refusal, Vitals, request_memory};
 use crate::identity::{CheckpointPlan, Identity, Keep};
 
 /// How often readers that keep old pages in use are looked for, at least.
@@ -95,6 +95,17 @@ impl Executor {
             overdue |= behind.writes >= pages_max / 4 * 3;
         }
         (due, overdue)
+    }
+
+    /// Why nothing that takes room may be done now, if so.
+    pub(super) fn no_room(&self) -> Option<Refusal> {
+        let lags = self.writer.lag() >= self.config.identity.tail_transactions_max;
+        if self.table_is_stuck.load(Ordering::Relaxed) && lags {
+            let message =
+                "the object table cannot be brought up to date, so what it lacks would grow without bound".to_owned();
+            return Some(Refusal::StorageFull { message });
+        }
+        self.room.refusal()
     }
 
     /// Whether waiting for the table is in vain.

@@ -266,9 +266,12 @@ fn judge(history: &History, kept: Head) -> Result<KeptHead, StorageError> {
         return Ok(KeptHead::Part);
     }
     let view = history.read()?;
-    let found = match view.hash_at(kept.tid) {
-        Err(StorageError::Packed { before }) => return Ok(KeptHead::Packed { before }),
-        found => found?,
+    let found = view.hash_at(kept.tid);
+    // After the look, because what it did not find may have been packed away meanwhile.
+    let packed = history.packed_elsewhere()?.filter(|packed| kept.tid <= *packed);
+    let found = match (found, packed) {
+        (Err(StorageError::Packed { before }), _) | (Ok(None), Some(before)) => return Ok(KeptHead::Packed { before }),
+        (found, _) => found?,
     };
     Ok(match found {
         Some(hash) if hash == kept.hash => KeptHead::Part,
