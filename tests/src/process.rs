@@ -9,7 +9,7 @@ use std::{
 };
 
 pub use rustix::process::Signal;
-use rustix::process::{Pid, kill_process};
+use rustix::process::{Pid, kill_process, kill_process_group};
 
 use crate::until_some;
 
@@ -98,9 +98,17 @@ impl Drop for Process {
 
 /// Sends a signal to a process that this test started or its child.
 pub fn signal(pid: u32, signal: Signal) {
-    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).expect("the system's process ids are positive and fit");
     // A process that has just ended needs no signal any more.
-    _ = kill_process(pid, signal);
+    _ = kill_process(number(pid), signal);
+}
+
+/// Sends a signal to all processes of a group that this test made, as Ctrl-C does to what runs on a terminal.
+pub fn signal_group(leader: u32, signal: Signal) {
+    _ = kill_process_group(number(leader), signal);
+}
+
+fn number(pid: u32) -> Pid {
+    i32::try_from(pid).ok().and_then(Pid::from_raw).expect("the system's process ids are positive and fit")
 }
 
 /// The children of a process whose program has this name (cut to 15 characters, as the kernel keeps it).

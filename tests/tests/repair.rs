@@ -5,6 +5,7 @@
 use std::{
     collections::BTreeMap,
     fs,
+    os::unix::{fs::MetadataExt, process::CommandExt},
     path::{Path, PathBuf},
     thread,
     time::Duration,
@@ -16,7 +17,7 @@ use theseus_tests::{
     home::document,
     host::log_file,
     json,
-    process::{Process, Signal, children, is_gone},
+    process::{Process, Signal, children, is_gone, signal, signal_group},
     until,
 };
 
@@ -315,6 +316,49 @@ fn an_interrupted_verification_goes_on_where_it_was() {
     assert!(resumed.len() >= 4 && resumed.iter().all(|at| (1..=last).contains(at)), "{resumed:?}");
     // There is nothing to go on with.
     assert_eq!(home.json(&["verify", "--resume"])["resumed_at"], Json::Null);
+}
+
+/// Whoever ends it, and whether all of it is told to or the one that was started alone: what there was is there.
+#[test]
+fn an_interrupted_repair_changes_nothing() {
+    let home = long();
+    let expected = home.run(&["export"]);
+    let table = || fs::metadata(home.file("identity/objects/data.mdb")).unwrap().ino();
+    let took = Duration::from_millis(home.json(&["repair"])["elapsed_ms"].as_u64().unwrap());
+    let log = home.beside("repair.log");
+    for (how, to_all) in [(Signal::INT, true), (Signal::TERM, true), (Signal::TERM, false), (Signal::KILL, false)] {
+        let mut interrupted = 0;
+        for part in 1..20 {
+            _ = fs::remove_file(&log);
+            let before = table();
+            let mut process = Process::start(home.command(&["repair"]).process_group(0), &log);
+            thread::sleep(took * part / 20);
+            let workers = children(process.pid(), "theseus");
+            let tell = if to_all { signal_group } else { signal };
+            tell(process.pid(), how);
+            let code = process.wait().code();
+            until("the worker's end", || workers.iter().all(|worker| is_gone(*worker)));
+            match code {
+                // It was done before.
+                Some(0) => continue,
+                Some(code) => {
+                    let said = process.log();
+                    assert!(code == 1 && said.contains("theseus: interrupted: "), "{how:?}: {code}: {said}");
+                    assert_nothing_is_left(&home);
+                }
+                // Killed, or told before it listened.
+                None => {}
+            }
+            // The worker of one that was killed may have been done just then.
+            interrupted += u32::from(table() == before);
+            assert!(how == Signal::KILL || table() == before, "{how:?}");
+        }
+        assert!(interrupted >= 5, "{how:?}: {interrupted}");
+    }
+    assert_eq!(home.run(&["export"]), expected);
+    home.run(&["repair"]);
+    assert_nothing_is_left(&home);
+    home.verify();
 }
 
 /// Whatever became of the identity meanwhile, the end is what a fresh verification finds.

@@ -60,8 +60,7 @@ pub(super) fn verify(home: &Home, resume: bool, kept_head: Option<&str>, print: 
     );
     bar.clear();
     let Some(report) = report? else {
-        let how = "interrupted; go on where it was with `theseus verify --resume`";
-        return Err(Fault::failed("interrupted", how));
+        return Err(interrupted("go on where it was with `theseus verify --resume`"));
     };
     print(&forms::verification(&report), output::verification)?;
     if report.is_good() { Ok(()) } else { Err(Fault::Shown(Exit::Damaged)) }
@@ -72,10 +71,21 @@ pub(super) fn repair(home: &Home, print: Print<'_>) -> Result<(), Fault> {
     if !is_child() {
         return in_a_child(home);
     }
+    let stop = stop_signals()?;
     let mut bar = Bar::new();
-    let report = offline::repair(home, &mut |done, total| bar.draw(done, total, None));
+    let report = offline::repair(home, &mut |done, total| {
+        bar.draw(done, total, None);
+        !stop.load(Ordering::Relaxed)
+    });
     bar.clear();
-    print(&forms::repaired(&report?), output::repaired)
+    let Some(report) = report? else {
+        return Err(interrupted("nothing was changed"));
+    };
+    print(&forms::repaired(&report), output::repaired)
+}
+
+fn interrupted(what_now: &str) -> Fault {
+    Fault::failed("interrupted", format!("interrupted; {what_now}"))
 }
 
 fn parse_head(text: &str) -> Result<KeptHead, Fault> {
@@ -109,6 +119,8 @@ fn in_a_child(home: &Home) -> Result<(), Fault> {
                            of a view of the files, which would have let them grow; nothing was found out";
             Err(Fault::failed("interrupted", message))
         }
+        // It was told to end before it listened to that.
+        (None, Some(SIGINT | SIGTERM)) => Err(interrupted("nothing was done yet")),
         (None, signal) => {
             let message = format!(
                 "{} is damaged so badly that reading it ended the reader (signal {}): restore a backup, or if it is the objects \

@@ -316,7 +316,7 @@ impl Identity {
         let reached = table.map(|table| table.read()?.reached()).transpose()?;
         let head = history.read()?.head()?;
         if reached.is_some_and(|reached| reached.tid > head.tid) {
-            rebuild::rebuild_from(history, place, &mut |_, _| {}).map_err(StorageError::from)?;
+            rebuild::rebuild_from(history, place).map_err(StorageError::from)?;
         }
         history.end_import()
     }
@@ -328,7 +328,7 @@ impl Identity {
             rebuild::clean(place)?;
             if !place.objects.join("data.mdb").is_file() {
                 log::warn!("the object table is missing: it is made again from the history, which may take a while");
-                rebuild::rebuild_from(history, place, &mut |_, _| {}).map_err(StorageError::from)?;
+                rebuild::rebuild_from(history, place).map_err(StorageError::from)?;
             }
         }
         Table::open(&place.objects, place.objects_bytes_max, false, read_only).map_err(|error| match error {

@@ -58,22 +58,26 @@ pub enum RebuildError {
 
 /// Makes the object table of an identity anew from its history. Nobody else may have the identity open for writing.
 ///
-/// `progress` is told how many transactions are done, and how many there are.
+/// `progress` is told how many transactions are done, and how many there are, and answers whether to go on. None if it said no: then
+/// everything is as it was.
 ///
 /// # Errors
 ///
 /// If there is no history, if it is damaged, or if the storage fails.
-pub fn rebuild(place: &Place, progress: &mut dyn FnMut(u64, u64)) -> Result<Rebuilt, RebuildError> {
-    let history = History::open(place, true)?;
-    rebuild_from(&history, place, progress)
+pub fn rebuild(place: &Place, progress: &mut dyn FnMut(u64, u64) -> bool) -> Result<Option<Rebuilt>, RebuildError> {
+    make(&History::open(place, true)?, place, progress)
 }
 
-/// The same with a history that is open.
-pub(super) fn rebuild_from(
+/// The same with a history that is open, to the end.
+pub(super) fn rebuild_from(history: &History, place: &Place) -> Result<Rebuilt, RebuildError> {
+    make(history, place, &mut |_, _| true).map(|made| made.expect("nobody told it to stop"))
+}
+
+fn make(
     history: &History,
     place: &Place,
-    progress: &mut dyn FnMut(u64, u64),
-) -> Result<Rebuilt, RebuildError> {
+    progress: &mut dyn FnMut(u64, u64) -> bool,
+) -> Result<Option<Rebuilt>, RebuildError> {
     let made = beside(&place.objects, ".new");
     remove(&made)?;
     let table = Table::open(&made, place.objects_bytes_max, true, false)?;
@@ -91,13 +95,18 @@ pub(super) fn rebuild_from(
         names: FxHashMap::default(),
         requests: FxHashMap::default(),
     };
-    let based = building.take_base();
-    let walked = based.and_then(|()| {
-        view.walk_stored(Tid(1), |key, value| {
+    let mut goes_on = true;
+    let mut go_on = |done: Tid| {
+        goes_on = goes_on && progress(done.0, head.tid.0);
+        goes_on
+    };
+    let based = building.take_base(&mut || go_on(Tid::NONE));
+    let walked = based.and_then(|whole| match whole {
+        true => view.walk_stored(Tid(1), |key, value| {
             building.batch(key, value)?;
-            progress(building.head.tid.0, head.tid.0);
-            Ok(true)
-        })
+            Ok(go_on(building.head.tid))
+        }),
+        false => Ok(()),
     });
     let last_good = building.head.tid;
     walked.map_err(|source| match source {
@@ -106,15 +115,19 @@ pub(super) fn rebuild_from(
         source => RebuildError::Storage(source),
     })?;
     // An identity without a history has a table without rows.
-    if head.tid != Tid::NONE {
+    if head.tid != Tid::NONE && go_on(last_good) {
         building.step()?;
     }
-    while table.index_step(STEP_ROWS)? {}
+    while go_on(last_good) && table.index_step(STEP_ROWS)? {}
     let objects = building.reached.census.values().sum();
     drop(building);
     drop(table);
+    if !goes_on {
+        remove(&made)?;
+        return Ok(None);
+    }
     take_the_place(&made, &place.objects)?;
-    Ok(Rebuilt { head, transactions: head.tid.0, objects })
+    Ok(Some(Rebuilt { head, transactions: head.tid.0, objects }))
 }
 
 impl From<RebuildError> for StorageError {
@@ -144,10 +157,11 @@ struct Building<'a> {
 }
 
 impl Building<'_> {
-    /// Takes what the base has, if there is one.
-    fn take_base(&mut self) -> Result<(), StorageError> {
+    /// Takes what the base has, if there is one, as long as `go_on` says so; answers whether it has all of it.
+    fn take_base(&mut self, go_on: &mut dyn FnMut() -> bool) -> Result<bool, StorageError> {
         let view = self.view;
-        let Some((mark, base)) = view.base_rows()? else { return Ok(()) };
+        let Some((mark, base)) = view.base_rows()? else { return Ok(true) };
+        let mut whole = true;
         let mut hasher = blake3::Hasher::new();
         let (mut objects, mut names, mut bytes) = (Vec::new(), Vec::new(), 0);
         self.reached = base.reached()?;
@@ -175,8 +189,12 @@ impl Building<'_> {
                     self.step()?;
                 }
             }
-            Ok(true)
+            whole = go_on();
+            Ok(whole)
         })?;
+        if !whole {
+            return Ok(false);
+        }
         self.table.append_objects(&objects)?;
         self.table.append_rows(NAMES, &names)?;
         let digest = BaseDigest(*hasher.finalize().as_bytes());
@@ -185,7 +203,7 @@ impl Building<'_> {
             return Err(base.damaged("the base", problem));
         }
         self.head = mark.head;
-        Ok(())
+        Ok(true)
     }
 
     fn batch(&mut self, key: &[u8], value: &[u8]) -> Result<(), StorageError> {

@@ -216,23 +216,24 @@ pub fn verify(home: &Home, verify: Verify<'_>) -> Result<Option<VerifyReport>, O
     }))
 }
 
-/// Makes the object table anew from the history, while no host runs. `progress` is told how many transactions are done, and the total.
+/// Makes the object table anew from the history, while no host runs. `progress` is told how many transactions are done, and the total,
+/// and answers whether to go on; none if it said no, and then everything is as it was.
 ///
 /// # Errors
 ///
 /// If a host has the identity, if the history is damaged, or if the storage fails. Then everything is as it was.
-pub fn repair(home: &Home, progress: &mut dyn FnMut(u64, u64)) -> Result<RepairReport, OpenError> {
+pub fn repair(home: &Home, progress: &mut dyn FnMut(u64, u64) -> bool) -> Result<Option<RepairReport>, OpenError> {
     let config = Config::load(home).map_err(|error| OpenError::Home { problem: error.to_string() })?;
     if !home.history().join("data.mdb").exists() {
         return Err(StorageError::Missing { path: home.history() }.into());
     }
     let _owner = OwnerLock::take(home)?;
     let started = Instant::now();
-    let made = identity::rebuild(&host::place(home, &config), progress)?;
-    Ok(RepairReport {
+    let Some(made) = identity::rebuild(&host::place(home, &config), progress)? else { return Ok(None) };
+    Ok(Some(RepairReport {
         head: views::head(made.head),
         transactions: made.transactions,
         objects: made.objects,
         elapsed_ms: started.elapsed().as_millis() as u64,
-    })
+    }))
 }

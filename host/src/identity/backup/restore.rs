@@ -11,7 +11,7 @@ use crate::identity::{
     BatchHeader, Head, IdentityId, Place, RecordHash, StorageError, Tid,
     batch::BatchBuilder,
     history::{History, StoredRecord},
-    rebuild,
+    rebuild::rebuild_from,
 };
 
 /// How much of the history is written in one transaction, in bytes; a record that is longer is written alone.
@@ -74,7 +74,7 @@ pub fn restore(
     read::walk(folder, &manifest, progress, |record| copy.record(record))?;
     let (head, cut, records) = copy.finish()?;
     put_plugins(folder, &manifest, put_plugin)?;
-    let objects = rebuild(place, &mut |_, _| {}).map_err(StorageError::from)?.objects;
+    let objects = rebuild_from(&History::open(place, true)?, place).map_err(StorageError::from)?.objects;
     Ok(Restored { identity: manifest.identity, head, cut, records, objects, plugins: manifest.plugins.len() as u64 })
 }
 
