@@ -299,6 +299,38 @@ fn a_pack_that_overtakes_a_backup_is_told_as_that() {
 }
 
 #[test]
+fn a_first_backup_that_was_interrupted_is_none_yet() {
+    let home = Home::new();
+    let backup = home.beside("backup");
+    // Of an identity in which nothing has happened there is not much, but that is whole.
+    let empty = home.beside("empty");
+    home.run(&["backup", "--to", text(&empty)]);
+    assert_eq!(home.json(&["backup", "--check", text(&empty)])["records"], 0);
+    restore(&empty, &[]).1.succeeded();
+
+    let host = Host::start(&home);
+    home.swap(&[&artifacts::plugin("counter")]);
+    host.stop();
+    // It ends on the way, since a file is missing that it comes to late.
+    fs::rename(home.file("plugins"), home.beside("plugins")).unwrap();
+    home.cli(&["backup", "--to", text(&backup)]).failed(4);
+    let message = home.cli(&["backup", "--check", text(&backup)]).failed(1);
+    assert!(message.contains("no_backup") && message.contains("backup --to"), "{message}");
+    let (again, output) = restore(&backup, &[]);
+    let message = output.failed(1);
+    assert!(message.contains("no_backup"), "{message}");
+    assert_empty(&again);
+
+    fs::rename(home.beside("plugins"), home.file("plugins")).unwrap();
+    let taken = home.json(&["backup", "--to", text(&backup)]);
+    assert_eq!(taken["full"], true, "{taken}");
+    assert_eq!(home.json(&["backup", "--check", text(&backup)])["head"], taken["head"]);
+    let (again, output) = restore(&backup, &[]);
+    output.succeeded();
+    assert_eq!(again.verify()["head"], taken["head"]);
+}
+
+#[test]
 fn a_packed_history_is_backed_up_with_its_base() {
     let home = Home::new();
     let host = Host::start(&home);

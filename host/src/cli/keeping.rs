@@ -174,7 +174,7 @@ impl From<backup::Failure> for Fault {
             backup::Failure::Backup(error) => {
                 let (exit, code) = match error {
                     BackupError::Damaged { .. } => (Exit::Damaged, "backup_damaged"),
-                    BackupError::Missing { .. } => (Exit::Failed, "no_backup"),
+                    BackupError::Missing { .. } | BackupError::Unfinished { .. } => (Exit::Failed, "no_backup"),
                     BackupError::NoSuchTransaction { .. } => (Exit::Failed, codes::NO_SUCH_TRANSACTION),
                     BackupError::Io { .. } => (Exit::Failed, "backup_failed"),
                     _ => (Exit::Refused, "backup_refused"),

@@ -27,7 +27,7 @@ pub struct Manifest {
     /// Whose backup it is.
     #[serde(with = "text")]
     pub identity: IdentityId,
-    /// When it was last added to, in microseconds since the Unix epoch.
+    /// When it was last added to, in microseconds since the Unix epoch; 0 if nothing of it is whole yet.
     pub time_us: u64,
     /// What the first segment stands on, if the history was packed before the backup was begun.
     pub base: Option<BaseEntry>,
@@ -107,6 +107,11 @@ impl Manifest {
             plugins: Vec::new(),
             settings: None,
         }
+    }
+
+    /// Whether something of it is whole. Else a first backup was begun, and no more is known than whose it is.
+    pub(super) fn has_begun(&self) -> bool {
+        self.time_us != 0
     }
 
     fn file(folder: &Path) -> PathBuf {

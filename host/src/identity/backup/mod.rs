@@ -1,7 +1,8 @@
 //! Backups: a folder that holds a history as a chain of segment files, taken beside a running host or without one.
 //!
 //! A first backup is full; each later one into the same folder adds segments with what is new. `backup.json` names them, and is
-//! replaced last, so that an interrupted backup is the one before it. `docs/formats.md` describes the files.
+//! replaced when a segment is whole, so that an interrupted backup goes as far as the last one that is. `docs/formats.md` describes
+//! the files.
 //!
 //! - [`take`] copies what is new, each record checked;
 //! - [`check`] walks a backup alone;
@@ -34,6 +35,15 @@ pub enum BackupError {
     /// The folder holds no backup.
     #[error("{} holds no backup: name the folder that `theseus backup --to` was given", folder.display())]
     Missing {
+        /// The folder.
+        folder: PathBuf,
+    },
+    /// The folder holds what a first backup has left that did not come to the end of its first part.
+    #[error(
+        "{} holds no backup yet: the first one did not come far enough; take it with `theseus backup --to` again",
+        folder.display()
+    )]
+    Unfinished {
         /// The folder.
         folder: PathBuf,
     },

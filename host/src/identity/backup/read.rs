@@ -29,7 +29,8 @@ pub struct Checked {
 ///
 /// # Errors
 ///
-/// [`BackupError::Damaged`] with the first place that is not what was written, [`BackupError::Missing`] if there is no backup.
+/// [`BackupError::Damaged`] with the first place that is not what was written, [`BackupError::Missing`] or
+/// [`BackupError::Unfinished`] if there is no backup.
 pub fn check(folder: &Path, progress: &mut dyn FnMut(u64, u64)) -> Result<Checked, BackupError> {
     let manifest = open(folder)?;
     for plugin in &manifest.plugins {
@@ -51,7 +52,12 @@ pub fn check(folder: &Path, progress: &mut dyn FnMut(u64, u64)) -> Result<Checke
 
 /// The manifest of a backup.
 pub(super) fn open(folder: &Path) -> Result<Manifest, BackupError> {
-    Manifest::read(folder)?.ok_or_else(|| BackupError::Missing { folder: folder.to_owned() })
+    let folder = folder.to_owned();
+    match Manifest::read(&folder)? {
+        Some(manifest) if manifest.has_begun() => Ok(manifest),
+        Some(_) => Err(BackupError::Unfinished { folder }),
+        None => Err(BackupError::Missing { folder }),
+    }
 }
 
 /// Hands every record to `visit`, in order, until it answers false.

@@ -102,6 +102,11 @@ pub fn take(
         manifest.time_us = now_us();
         manifest.publish(folder)?;
     }
+    if !manifest.has_begun() {
+        // Nothing has happened in the identity, so there is nothing to copy, and that is whole.
+        manifest.time_us = now_us();
+        manifest.publish(folder)?;
+    }
     let (records, bytes) = (manifest.records() - before.0, manifest.bytes() - before.1);
     let (head, segments) = (manifest.head(), manifest.segments.len() as u64);
     Ok(Taken { identity, head, full, since: since.tid, records, bytes, segments })
