@@ -299,6 +299,35 @@ fn a_pack_that_overtakes_a_backup_is_told_as_that() {
 }
 
 #[test]
+fn a_plugin_file_that_a_backup_lost_is_copied_again() {
+    let (home, backup) = several();
+    let file = fs::read_dir(backup.join("plugins")).unwrap().next().unwrap().unwrap().path();
+    let whole = fs::read(&file).unwrap();
+    let lose: [(&str, &dyn Fn()); 3] = [
+        ("is gone", &|| fs::remove_file(&file).unwrap()),
+        ("is gone with its folder", &|| fs::remove_dir_all(backup.join("plugins")).unwrap()),
+        ("was cut off", &|| fs::write(&file, &whole[..whole.len() / 2]).unwrap()),
+    ];
+    for (how, lose) in &lose {
+        lose();
+        home.cli(&["backup", "--check", text(&backup)]).failed(5);
+        home.run(&["backup", "--to", text(&backup)]);
+        assert!(fs::read(&file).unwrap() == whole, "a file that {how}");
+        home.run(&["backup", "--check", text(&backup)]);
+    }
+    // Where the home has it no more, it says what a check says.
+    fs::rename(home.file("plugins").join(file.file_name().unwrap()), home.beside("aside")).unwrap();
+    for (how, lose) in &lose {
+        fs::create_dir_all(backup.join("plugins")).unwrap();
+        fs::write(&file, &whole).unwrap();
+        home.run(&["backup", "--to", text(&backup)]);
+        lose();
+        let message = home.cli(&["backup", "--to", text(&backup)]).failed(5);
+        assert!(message.contains("backup_damaged") && message.contains(text(&file)), "a file that {how}: {message}");
+    }
+}
+
+#[test]
 fn a_first_backup_that_was_interrupted_is_none_yet() {
     let home = Home::new();
     let backup = home.beside("backup");

@@ -15,6 +15,7 @@ use rustix::{
 
 use super::{
     BackupError, Manifest, PluginEntry, base,
+    read::{plugin_file, read_plugin},
     segment::{SegmentWriter, glance},
     sync_folder,
 };
@@ -86,6 +87,7 @@ pub fn take(
     let full = manifest.segments.is_empty();
     let before = (manifest.records(), manifest.bytes());
     check_continued(folder, &manifest, &history, identity)?;
+    keep_lost_plugins(folder, &manifest, keep_plugin)?;
     if manifest.segments.is_empty() {
         manifest.base = base::take(folder, identity, &history.read()?)?;
     }
@@ -173,6 +175,18 @@ fn check_continued(
         return Ok(());
     }
     Err(BackupError::NotContinued { folder, head })
+}
+
+/// Copies again the plugin files that the backup relies on and does not have any more, as far as that can be seen at a glance.
+fn keep_lost_plugins(folder: &Path, manifest: &Manifest, keep_plugin: KeepPlugin<'_>) -> Result<(), BackupError> {
+    for plugin in &manifest.plugins {
+        let is_there = fs::metadata(plugin_file(folder, plugin)).is_ok_and(|it| it.len() == plugin.bytes);
+        if !is_there && keep_plugin(plugin.digest, false)?.is_none() {
+            // Says what is wrong with it.
+            read_plugin(folder, plugin)?;
+        }
+    }
+    Ok(())
 }
 
 fn keep_plugins(
