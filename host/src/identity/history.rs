@@ -13,7 +13,7 @@ mod wal;
 
 use std::{
     cell::{Cell, OnceCell},
-    fs,
+    fs, io,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -43,6 +43,19 @@ const DATABASES: &[&str] = &["batches", "meta"];
 const HASH_BYTES: usize = 32;
 const SEAL_BYTES: usize = 8;
 
+/// The first thing that lies in a folder, or what stands in the place of one; none if there is nothing.
+fn something_in(folder: &Path) -> Result<Option<PathBuf>, StorageError> {
+    let found = match fs::symlink_metadata(folder) {
+        Ok(about) if about.is_dir() => {
+            fs::read_dir(folder).and_then(|mut entries| entries.next().map(|it| it.map(|it| it.path())).transpose())
+        }
+        Ok(_) => Ok(Some(folder.to_owned())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    };
+    found.map_err(|source| StorageError::Io { path: folder.to_owned(), source })
+}
+
 /// A point of the history: its last transaction and the hash of its last record.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Head {
@@ -64,7 +77,30 @@ pub(super) struct History {
 }
 
 impl History {
+    /// Whether there is a history, and so an identity.
+    ///
+    /// It comes first when an identity is made: who finds anything else of one has found one that has lost its history.
+    pub(super) fn is_there(place: &Place) -> Result<bool, StorageError> {
+        let data = place.history.join("data.mdb");
+        if data.exists() {
+            return Ok(true);
+        }
+        for folder in [&place.history, &place.objects, &place.bases] {
+            if let Some(left) = something_in(folder)? {
+                let problem = format!(
+                    "the history is missing, although there is {}: bring it back, or restore a backup into an empty home",
+                    left.display()
+                );
+                return Err(StorageError::Damaged { path: data, place: "its place".to_owned(), problem });
+            }
+        }
+        Ok(false)
+    }
+
     pub(super) fn open(place: &Place, read_only: bool) -> Result<History, StorageError> {
+        if !History::is_there(place)? {
+            return Err(StorageError::Missing { path: place.history.clone() });
+        }
         let env = Env::open(&History::options(place, false, read_only))?;
         let mut wal = History::open_wal(&env, read_only)?;
         if !read_only {

@@ -239,22 +239,37 @@ impl Identity {
         let mut id = [0; 16];
         getrandom(&mut id);
         let id = IdentityId(id);
-        Identity::remove_remains(place)?;
-        Table::open(&place.objects, place.objects_bytes_max, true, false)?;
-        // The history makes it an identity, so it comes last.
+        // The history makes it an identity. It comes first, because it can do without a table, as nothing else can do without it.
         History::create(place, id)?;
+        rebuild::rebuild_from(&History::open(place, true)?, place).map_err(StorageError::from)?;
         Ok(id)
     }
 
-    /// Removes what lies where an identity is to be made. Without a history it belongs to nobody: when the power failed while one was made, there may
-    /// be a part of an object table, which can neither be used nor made whole.
+    /// Whether there is an identity.
     ///
     /// # Errors
     ///
-    /// If files cannot be removed, or if there is anything of a history or of its bases, which nothing could make again: then nothing is
-    /// removed.
+    /// [`StorageError::Damaged`] if there is one that has lost its history; or if the files cannot be looked at.
+    pub fn is_there(place: &Place) -> Result<bool, StorageError> {
+        History::is_there(place)
+    }
+
+    /// The same for who needs it.
+    ///
+    /// # Errors
+    ///
+    /// As [`is_there`](Self::is_there), and [`StorageError::Missing`] if there is none.
+    pub fn expect_there(place: &Place) -> Result<(), StorageError> {
+        if Identity::is_there(place)? { Ok(()) } else { Err(StorageError::Missing { path: place.history.clone() }) }
+    }
+
+    /// Removes what the making of an identity that was cut off has left where another one is to come, and folders that are empty.
+    ///
+    /// # Errors
+    ///
+    /// If files cannot be removed, or if there is anything of an identity.
     pub fn remove_remains(place: &Place) -> Result<(), StorageError> {
-        for folder in [&place.history, &place.bases] {
+        for folder in [&place.history, &place.objects, &place.bases] {
             match std::fs::remove_dir(folder) {
                 Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
                     return Err(StorageError::Io { path: folder.clone(), source });
@@ -262,7 +277,7 @@ impl Identity {
                 _ => {}
             }
         }
-        [&place.objects, &History::partial(place)].into_iter().try_for_each(|it| rebuild::remove(it))
+        rebuild::remove(&History::partial(place))
     }
 
     /// Opens an identity: replays into the overlay what the object table has not seen.

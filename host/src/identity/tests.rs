@@ -642,22 +642,30 @@ fn an_identity_is_made_where_the_remains_of_one_are() {
     let place = &subject.place;
     assert!(matches!(Identity::create(place), Err(StorageError::Io { .. })));
     assert_eq!(verify(place, &mut |_, _| {}).unwrap().damage, []);
-    // The history had no name yet, the table is of that history, and half of it was not written.
-    std::fs::rename(&place.history, place.history.with_extension("partial")).unwrap();
-    let table = std::fs::read(&objects).unwrap();
-    for remains in [&table[..], &table[..4096], &[0; 8192]] {
-        std::fs::write(&objects, remains).unwrap();
-        // A base is more than remains: somebody may have its history elsewhere.
-        std::fs::create_dir_all(place.bases.join("5")).unwrap();
-        assert!(matches!(Identity::create(place), Err(StorageError::Io { .. })) && objects.exists());
-        std::fs::remove_dir(place.bases.join("5")).unwrap();
+    // A table or a base is more than remains: somebody may have its history elsewhere.
+    let partial = place.history.with_extension("partial");
+    std::fs::remove_dir_all(&partial).unwrap();
+    std::fs::rename(&place.history, &partial).unwrap();
+    let is_lost = || matches!(Identity::is_there(place), Err(StorageError::Damaged { .. }));
+    assert!(is_lost() && Identity::remove_remains(place).is_err() && objects.exists());
+    std::fs::remove_dir_all(&place.objects).unwrap();
+    std::fs::create_dir_all(place.bases.join("5")).unwrap();
+    assert!(is_lost() && Identity::remove_remains(place).is_err());
+    std::fs::remove_dir(place.bases.join("5")).unwrap();
+    // The history had no name yet, or half of it was not written.
+    let data = std::fs::read(partial.join("data.mdb")).unwrap();
+    for remains in [&data[..], &data[..4096], &[0; 8192]] {
+        std::fs::create_dir_all(&partial).unwrap();
+        std::fs::write(partial.join("data.mdb"), remains).unwrap();
+        assert!(!Identity::is_there(place).unwrap());
         let id = Identity::create(place).unwrap();
         let verified = verify(place, &mut |_, _| {}).unwrap();
         assert_eq!((verified.identity, verified.rows, &verified.damage[..]), (id, 0, &[][..]));
         let opened = Identity::open(place, false).unwrap();
-        assert_eq!((opened.resume.next_object(), place.bases.exists()), (1, false));
+        assert_eq!(opened.resume.next_object(), 1);
         drop(opened);
         std::fs::remove_dir_all(&place.history).unwrap();
+        std::fs::remove_dir_all(&place.objects).unwrap();
     }
 }
 

@@ -89,21 +89,20 @@ pub fn restore(
     to: Option<u64>,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Restored, Failure> {
-    let occupied = || BackupError::Occupied { place: home.identity() };
-    if home.history().exists() {
-        return Err(occupied().into());
-    }
-    let settings = backup::settings(folder)?;
-    fs::create_dir_all(home.path()).map_err(failed(home.path()))?;
-    let _owner = OwnerLock::take(home)?;
-    if home.history().exists() {
-        return Err(occupied().into());
-    }
-    let settings = settings.filter(|_| !home.config_file().exists());
+    let settings = backup::settings(folder)?.filter(|_| !home.config_file().exists());
     let config = match &settings {
         Some(settings) => Config::parse(settings, home.config_file())?,
         None => Config::load(home)?,
     };
+    let place = super::host::place(home, &config);
+    let is_free = || match Identity::is_there(&place)? {
+        true => Err(BackupError::Occupied { place: home.identity() }),
+        false => Ok(()),
+    };
+    is_free()?;
+    fs::create_dir_all(home.path()).map_err(failed(home.path()))?;
+    let _owner = OwnerLock::take(home)?;
+    is_free()?;
     let building = Building::begin(home)?;
     let restored = {
         let store = home.plugin_store();
@@ -114,7 +113,7 @@ pub fn restore(
     if let Some(settings) = settings {
         backup::publish(&home.config_file(), settings.as_bytes())?;
     }
-    building.move_in(home, &config)?;
+    building.move_in(home, &place)?;
     Ok(restored)
 }
 
@@ -151,9 +150,9 @@ impl Building {
     }
 
     /// Gives the identity its place, in one step: a folder may be renamed over an empty one.
-    fn move_in(self, home: &Home, config: &Config) -> Result<(), BackupError> {
+    fn move_in(self, home: &Home, place: &Place) -> Result<(), BackupError> {
         // An identity whose making was cut off is in the way, and is none.
-        Identity::remove_remains(&super::host::place(home, config))?;
+        Identity::remove_remains(place)?;
         let sync = |folder: &Path| fs::File::open(folder).and_then(|it| it.sync_all()).map_err(failed(folder));
         sync(&self.folder)?;
         // A host that is started meanwhile finds no history as yet; whoever makes another identity meanwhile makes the renaming fail.

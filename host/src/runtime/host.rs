@@ -134,11 +134,10 @@ impl Runtime {
     pub fn open(home: &Home, config: &Config) -> Result<Runtime, OpenError> {
         let started = Instant::now();
         let trial = Trial::from_env().map_err(|error| OpenError::Continuity { problem: error.to_string() })?;
-        if !home.history().join("data.mdb").exists() {
-            return Err(StorageError::Missing { path: home.history() }.into());
-        }
+        let place = place(home, config);
+        Identity::expect_there(&place)?;
         let owner = OwnerLock::take(home)?;
-        let Opened { identity, resume } = Identity::open(&place(home, config), false)?;
+        let Opened { identity, resume } = Identity::open(&place, false)?;
         if let Some(trial) = &trial {
             prove_continuity(home, trial, &identity)?;
         }

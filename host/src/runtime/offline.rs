@@ -32,16 +32,17 @@ use crate::{
 ///
 /// If there is one already, or the storage fails.
 pub fn init(home: &Home, config: &Config) -> Result<String, OpenError> {
+    let place = host::place(home, config);
     let exists = || OpenError::Exists { home: home.clone() };
-    if home.history().join("data.mdb").exists() {
+    if Identity::is_there(&place)? {
         return Err(exists());
     }
     let _owner = OwnerLock::take(home)?;
-    if home.history().join("data.mdb").exists() {
+    if Identity::is_there(&place)? {
         return Err(exists());
     }
     make_folders(home)?;
-    Ok(Identity::create(&host::place(home, config))?.to_string())
+    Ok(Identity::create(&place)?.to_string())
 }
 
 /// Makes what a home has beside its identity.
@@ -60,15 +61,13 @@ pub(super) fn make_folders(home: &Home) -> Result<(), StorageError> {
 pub fn perform(home: &Home, action: Action) -> Result<Answer, ActionError> {
     let config = Config::load(home).map_err(|error| views::error(codes::BAD_REQUEST, error.to_string()))?;
     identity::limit_views(Duration::from_millis(config.identity.view_ms_max));
-    let missing = || StorageError::Missing { path: home.history() };
-    if !home.history().join("data.mdb").exists() {
-        return Err(views::storage(missing()));
-    }
+    let place = host::place(home, &config);
+    Identity::expect_there(&place).map_err(views::storage)?;
     let _readers = OwnerLock::share(home).map_err(|error| match error {
         OwnerError::Owned { .. } => views::error(codes::IDENTITY_IN_USE, error.to_string()),
         OwnerError::Io { .. } => views::error("storage", error.to_string()),
     })?;
-    let Opened { identity, resume } = Identity::open(&host::place(home, &config), true).map_err(views::storage)?;
+    let Opened { identity, resume } = Identity::open(&place, true).map_err(views::storage)?;
     let mut reader = Reader::new(identity.clone());
     let trials = || {
         let memory = swap::Memory::read(&identity).map_err(views::storage)?;
@@ -224,12 +223,11 @@ pub fn verify(home: &Home, verify: Verify<'_>) -> Result<Option<VerifyReport>, O
 /// If a host has the identity, if the history is damaged, or if the storage fails. Then everything is as it was.
 pub fn repair(home: &Home, progress: &mut dyn FnMut(u64, u64) -> bool) -> Result<Option<RepairReport>, OpenError> {
     let config = Config::load(home).map_err(|error| OpenError::Home { problem: error.to_string() })?;
-    if !home.history().join("data.mdb").exists() {
-        return Err(StorageError::Missing { path: home.history() }.into());
-    }
+    let place = host::place(home, &config);
+    Identity::expect_there(&place)?;
     let _owner = OwnerLock::take(home)?;
     let started = Instant::now();
-    let Some(made) = identity::rebuild(&host::place(home, &config), progress)? else { return Ok(None) };
+    let Some(made) = identity::rebuild(&place, progress)? else { return Ok(None) };
     Ok(Some(RepairReport {
         head: views::head(made.head),
         transactions: made.transactions,

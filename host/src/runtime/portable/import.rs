@@ -23,8 +23,7 @@ use crate::{
     exec,
     home::Home,
     identity::{
-        Committer, Draft, Head, Identity, Keep, ObjectRecord, Opened, Outcome, Reader, RequestMemory, Resume,
-        StorageError, Writer,
+        Committer, Draft, Head, Identity, Keep, ObjectRecord, Opened, Outcome, Reader, RequestMemory, Resume, Writer,
     },
     runtime::{host, owner::OwnerLock, start},
 };
@@ -76,9 +75,7 @@ pub fn import(
 ) -> Result<Imported, Failure> {
     let config = Config::load(home)?;
     let place = host::place(home, &config);
-    if !home.history().join("data.mdb").exists() {
-        return Err(StorageError::Missing { path: home.history() }.into());
-    }
+    Identity::expect_there(&place)?;
     let _owner = OwnerLock::take(home)?;
     let (mut lines, _) = Lines::open(file)?;
     let survey = Survey::of(&mut lines, progress)?;
