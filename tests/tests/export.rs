@@ -10,7 +10,15 @@ use std::{
     time::Duration,
 };
 
-use theseus_tests::{Home, Host, Json, artifacts, dice::Dice, home::document, json, load::Load};
+use theseus_tests::{
+    Home, Host, Json, artifacts,
+    dice::Dice,
+    home::document,
+    json,
+    load::Load,
+    process::{Process, Signal},
+    until,
+};
 
 const HEADER: &str = "{\"format\":\"theseus.export\",\"version\":1}";
 
@@ -49,6 +57,62 @@ fn body(home: &Home, more: &[&str]) -> String {
     let (header, body) = text.split_once('\n').unwrap();
     assert_eq!(document(header)["format"], "theseus.export");
     body.to_owned()
+}
+
+/// What an interruption left is removed, at once or by the next export to that file; what another export writes is not.
+#[test]
+fn an_interrupted_export_leaves_nothing() {
+    const OBJECTS: usize = 4_000;
+
+    let home = Home::new();
+    let large = "x".repeat(4_000);
+    let object = |id: usize| {
+        format!("{{\"id\":{id},\"behavior\":\"a.A\",\"schema\":1,\"parents\":[],\"slots\":{{\"text\":\"{large}\"}}}}")
+    };
+    let objects: Vec<String> = (1..=OBJECTS).map(object).collect();
+    import(&home, &lines(&home, "large.jsonl", &objects.iter().map(String::as_str).collect::<Vec<_>>()), &[]);
+    let folder = home.beside("exports");
+    fs::create_dir(&folder).unwrap();
+    let (target, log) = (folder.join("out.jsonl"), home.beside("export.log"));
+    fs::write(&target, "as it was").unwrap();
+    let found = || {
+        let mut names: Vec<_> =
+            fs::read_dir(&folder).unwrap().map(|it| it.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    };
+    let begin = || {
+        _ = fs::remove_file(&log);
+        let process = Process::start(&mut home.command(&["export", target.to_str().unwrap()]), &log);
+        let its = format!(".out.jsonl.{}.tmp", process.pid());
+        until("an export that has begun", || found().contains(&its));
+        process
+    };
+    for signal in [Signal::INT, Signal::TERM] {
+        let mut process = begin();
+        process.signal(signal);
+        let status = process.wait();
+        assert_eq!(status.code(), Some(1), "{signal:?}: {status}");
+        assert!(process.log().contains("theseus: interrupted: "), "{signal:?}: {}", process.log());
+        assert_eq!(found(), ["out.jsonl"], "{signal:?}");
+    }
+    assert_eq!(fs::read_to_string(&target).unwrap(), "as it was");
+
+    // One that is killed can do nothing; one that waits is at work still.
+    begin().kill();
+    assert_eq!(found().len(), 2);
+    let mut waits = begin();
+    waits.signal(Signal::STOP);
+    let left = found();
+    assert_eq!(left.len(), 2, "what was killed is gone, what waits is there: {left:?}");
+    home.run(&["export", target.to_str().unwrap()]);
+    assert_eq!(found(), left);
+    let whole = fs::read(&target).unwrap();
+    fs::remove_file(&target).unwrap();
+    waits.signal(Signal::CONT);
+    assert_eq!(waits.wait().code(), Some(0), "{}", waits.log());
+    assert_eq!(found(), ["out.jsonl"]);
+    assert!(fs::read(&target).unwrap() == whole);
 }
 
 #[test]
@@ -360,7 +424,7 @@ fn an_import_that_is_killed_is_taken_back() {
     for round in 0..4 {
         let mut child = home.command(&["import", path.to_str().unwrap()]).spawn().unwrap();
         // In the middle of writing, a little later each time.
-        theseus_tests::until("the import to write", || size() > empty + 1 || child.try_wait().unwrap().is_some());
+        until("the import to write", || size() > empty + 1 || child.try_wait().unwrap().is_some());
         thread::sleep(Duration::from_millis(20 + 60 * round));
         if child.try_wait().unwrap().is_none() {
             child.kill().unwrap();

@@ -84,7 +84,8 @@ pub(super) fn repair(home: &Home, print: Print<'_>) -> Result<(), Fault> {
     print(&forms::repaired(&report), output::repaired)
 }
 
-fn interrupted(what_now: &str) -> Fault {
+/// What is told when somebody has ended it.
+pub(super) fn interrupted(what_now: &str) -> Fault {
     Fault::failed("interrupted", format!("interrupted; {what_now}"))
 }
 
@@ -150,7 +151,7 @@ fn wait(mut child: Child, stop: &AtomicBool) -> io::Result<ExitStatus> {
 }
 
 /// Becomes true when the process is told to end.
-fn stop_signals() -> Result<Arc<AtomicBool>, Fault> {
+pub(super) fn stop_signals() -> Result<Arc<AtomicBool>, Fault> {
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
         signal_hook::flag::register(signal, stop.clone()).map_err(cannot)?;

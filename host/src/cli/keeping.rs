@@ -3,15 +3,17 @@
 
 use std::{
     fs::{self, File},
-    io,
+    io::{self, Write},
     path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, Ordering},
 };
 
+use rustix::fs::{FlockOperation, flock};
 use serde_json::{Value as Json, json};
 
 use super::{
     commands::Session,
-    consistency::Bar,
+    consistency::{Bar, interrupted, stop_signals},
     fault::{Exit, Fault},
     output::{self, plain},
 };
@@ -100,9 +102,10 @@ impl Session {
             return Ok(());
         };
         let cannot = |error: io::Error| Fault::failed("output", format!("{}: {error}", file.display()));
+        let stop = stop_signals()?;
         let temporary = beside(file);
-        let exported = File::create(&temporary).map_err(cannot).and_then(|mut out| {
-            let exported = portable::export(&self.home, at, &mut out)?;
+        let exported = begin(file, &temporary).map_err(cannot).and_then(|out| {
+            let exported = portable::export(&self.home, at, &mut Stoppable { out: &out, stop: &stop })?;
             out.sync_all().and_then(|()| fs::rename(&temporary, file)).map_err(cannot)?;
             Ok(exported)
         });
@@ -110,7 +113,10 @@ impl Session {
             // What counts is why it failed.
             _ = fs::remove_file(&temporary);
         }
-        let exported = exported?;
+        let exported = match exported {
+            Err(_) if stop.load(Ordering::Relaxed) => return Err(interrupted("nothing was exported")),
+            exported => exported?,
+        };
         let document = json!({
             "identity": exported.identity,
             "tid": exported.tid,
@@ -152,8 +158,55 @@ fn head(document: &Json) -> String {
 
 /// A place in the same folder for what is not whole yet.
 fn beside(file: &Path) -> PathBuf {
-    let name = file.file_name().unwrap_or_default().to_string_lossy();
-    file.with_file_name(format!(".{name}.{}.tmp", std::process::id()))
+    file.with_file_name(format!("{}{}.tmp", beside_prefix(file), std::process::id()))
+}
+
+fn beside_prefix(file: &Path) -> String {
+    format!(".{}.", file.file_name().unwrap_or_default().to_string_lossy())
+}
+
+/// Begins the file that is to take the place of another one, and removes what those left that were killed at that.
+///
+/// Whoever is at work holds a lock on his, which the system frees when he ends. Where there are no locks, nothing is removed.
+fn begin(file: &Path, temporary: &Path) -> io::Result<File> {
+    let prefix = beside_prefix(file);
+    let folder = temporary.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    for entry in fs::read_dir(folder)?.flatten() {
+        let is_one = entry.file_name().to_str().is_some_and(|name| {
+            let process = name.strip_prefix(&prefix).and_then(|rest| rest.strip_suffix(".tmp"));
+            process.is_some_and(|process| process.parse::<u32>().is_ok())
+        });
+        if is_one && File::open(entry.path()).is_ok_and(|left| lock(&left)) {
+            // If it stays, it is only in the way of the disk's room.
+            _ = fs::remove_file(entry.path());
+        }
+    }
+    let out = File::create(temporary)?;
+    lock(&out);
+    Ok(out)
+}
+
+fn lock(file: &File) -> bool {
+    flock(file, FlockOperation::NonBlockingLockExclusive).is_ok()
+}
+
+/// Takes nothing more when it is told to stop.
+struct Stoppable<'a> {
+    out: &'a File,
+    stop: &'a AtomicBool,
+}
+
+impl Write for Stoppable<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.stop.load(Ordering::Relaxed) {
+            return Err(io::Error::other("told to stop"));
+        }
+        self.out.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
 }
 
 /// Does something that tells how far it is, and shows that on a terminal.
