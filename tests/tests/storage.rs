@@ -398,12 +398,23 @@ fn a_history_that_was_cut_off_is_told_and_not_crashed_over() {
 fn an_object_table_that_is_gone_is_made_again() {
     let home = marked();
     let before = home.json(&["get", "kept"]);
-    fs::remove_dir_all(home.file("identity/objects")).unwrap();
+    assert_eq!(home.verify()["table_missing"], false);
+    // It is no damage, but nobody is told that it was compared.
+    let file = home.file("identity/objects/data.mdb");
+    for remove in [fs::remove_file(&file), fs::remove_dir_all(home.file("identity/objects"))] {
+        remove.unwrap();
+        let report = home.verify();
+        assert_eq!((&report["table_missing"], &report["rows"]), (&json!(true), &json!(0)), "{report}");
+        let text = home.run(&["verify"]);
+        assert!(text.contains("the object table is missing") && text.contains("theseus repair"), "{text}");
+        assert!(text.contains("no rows") && text.contains("the history is whole"), "{text}");
+    }
     let host = Host::start(&home);
     assert_eq!(home.json(&["get", "kept"]), before);
     until_settled(&home);
     host.stop();
-    home.verify();
+    assert_eq!(home.verify()["table_missing"], false);
+    assert!(home.run(&["verify"]).contains(" rows: whole\n"));
 }
 
 #[test]

@@ -317,7 +317,9 @@ pub(super) fn verification(report: &Json) -> String {
         _ = writeln!(out, "DAMAGED  {}: {}", plain(&damage["place"]), plain(&damage["problem"]));
     }
     let is_objects_alone = items(&report["damage"]).all(|damage| !plain(&damage["place"]).contains("history record"));
+    let table_missing = report["table_missing"] == true;
     let verdict = match report["whole"] == true {
+        true if table_missing => "the history is whole",
         true => "whole",
         false if is_objects_alone => "not whole: the history is, so `theseus repair` makes the objects again",
         false => "not whole: restore it from a backup",
@@ -329,6 +331,10 @@ pub(super) fn verification(report: &Json) -> String {
             plain(&dangling["from"]),
             dangling["to"]
         );
+    }
+    if table_missing {
+        let made = "`theseus repair` makes it from the history, or the host does when it starts";
+        _ = writeln!(out, "note     the object table is missing: {made}");
     }
     let kept = &report["kept_head"];
     if let Some(head) = kept["head"].as_str() {
@@ -343,7 +349,7 @@ pub(super) fn verification(report: &Json) -> String {
         report["transactions"],
         report["batches"],
         size(report["bytes"].as_u64().unwrap_or(0)),
-        report["rows"],
+        report["rows"].as_u64().filter(|_| !table_missing).map_or("no".to_owned(), |rows| rows.to_string()),
         report["tid"],
         plain(&report["head"])
     );

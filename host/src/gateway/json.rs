@@ -141,6 +141,7 @@ pub fn verification(report: &VerifyReport) -> Json {
         "transactions": report.transactions,
         "bytes": report.bytes,
         "rows": report.rows,
+        "table_missing": report.table_missing,
         "elapsed_ms": report.elapsed_ms,
         "whole": report.damage.is_empty(),
         "damage": report.damage.iter().map(|damage| json!({ "place": damage.place, "problem": damage.problem }))
@@ -635,6 +636,7 @@ mod tests {
             transactions: 2,
             bytes: 3,
             rows: 4,
+            table_missing: false,
             elapsed_ms: 5,
             damage: vec![],
             dangling: 1,

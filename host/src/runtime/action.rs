@@ -638,6 +638,8 @@ pub struct VerifyReport {
     pub bytes: u64,
     /// Rows of the object table (objects, deleted ones too, and names) that were compared with it.
     pub rows: u64,
+    /// Whether there is no object table. That is no damage: `repair` and a start of the host make it from the history.
+    pub table_missing: bool,
     pub elapsed_ms: u64,
     /// Empty if the identity is whole.
     pub damage: Vec<Damage>,

@@ -206,6 +206,7 @@ pub fn verify(home: &Home, verify: Verify<'_>) -> Result<Option<VerifyReport>, O
         transactions: found.transactions,
         bytes: found.bytes,
         rows: found.rows,
+        table_missing: found.table_missing,
         elapsed_ms: started.elapsed().as_millis() as u64,
         damage: found.damage.into_iter().map(|it| Damage { place: it.place, problem: it.problem }).collect(),
         dangling: found.dangling,

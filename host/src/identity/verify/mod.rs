@@ -116,6 +116,8 @@ pub struct Verified {
     pub bytes: u64,
     /// Rows of the object table compared.
     pub rows: u64,
+    /// Whether there is no object table, so that nothing of it was compared. A host that starts makes it anew, so it is no damage.
+    pub table_missing: bool,
     /// What is damaged: at most [`DAMAGE_MAX`] places. Empty if the identity is whole.
     pub damage: Vec<Damage>,
     /// How many references, parents and names stand for objects that there never were.
@@ -203,10 +205,13 @@ pub fn verify_with(place: &Place, mut options: Options<'_>) -> Result<Verificati
 
 fn attempt(place: &Place, options: &mut Options<'_>) -> Result<Option<Verification>, StorageError> {
     let history = History::open(place, true)?;
-    let mut damage = Vec::new();
+    let (mut damage, mut table_missing) = (Vec::new(), false);
     let table = match Table::open(&place.objects, place.objects_bytes_max, false, true) {
         Ok(table) => Some(table),
-        Err(StorageError::Missing { .. }) => None,
+        Err(StorageError::Missing { .. }) => {
+            table_missing = true;
+            None
+        }
         Err(error) => {
             damage.push(table_damage(error)?);
             None
@@ -252,6 +257,7 @@ fn attempt(place: &Place, options: &mut Options<'_>) -> Result<Option<Verificati
         transactions: walk.transactions,
         bytes: walk.bytes,
         rows: rows + compared.rows,
+        table_missing,
         damage: all,
         dangling: compared.dangling,
         dangling_listed: compared.listed,
