@@ -406,6 +406,41 @@ fn a_resumed_verification_sees_what_happened_meanwhile() {
     }
 }
 
+#[test]
+fn a_resumed_verification_says_where_it_goes_on() {
+    let home = long();
+    let state = home.file("run/verify.state");
+    let took = Duration::from_millis(home.verify()["elapsed_ms"].as_u64().unwrap());
+    let says = |words: &str| {
+        let output = home.cli(&["verify", "--resume"]);
+        assert!(output.code == 0 && output.stderr.contains(words), "{words}: {}{}", output.stdout, output.stderr);
+        assert_eq!(output.stderr.lines().count(), 1, "{}", output.stderr);
+    };
+    says("begins at the start: there are no notes");
+    for part in 2..20 {
+        interrupt(&home, &["verify"], took * part / 20, Signal::TERM);
+        if state.exists() {
+            break;
+        }
+    }
+    let noted = fs::read(&state).unwrap();
+    let output = home.cli(&["verify", "--resume", "--json"]);
+    assert_eq!(output.stderr, "", "who asks for documents gets no notes");
+    let at = document(&output.stdout)["resumed_at"].as_u64().unwrap();
+    fs::write(&state, &noted).unwrap();
+    says(&format!("goes on after transaction {at}"));
+    fs::write(&state, &noted[1..]).unwrap();
+    says("begins at the start: the notes of the one that was interrupted cannot be used: they are damaged");
+    // Notes of an identity that was put back to an earlier state.
+    let other = home.beside("other");
+    home.run(&["backup", "--to", other.to_str().unwrap()]);
+    let earlier = Home::bare("");
+    earlier.run(&["restore", "--from", other.to_str().unwrap(), "--to", &(at / 2).to_string()]);
+    fs::write(earlier.file("run/verify.state"), &noted).unwrap();
+    let output = earlier.cli(&["verify", "--resume"]);
+    assert!(output.code == 0 && output.stderr.contains("put back"), "{}", output.stderr);
+}
+
 /// Damage behind the place where it goes on is found, and what was found before it is still told.
 #[test]
 fn a_resumed_verification_finds_the_damage() {

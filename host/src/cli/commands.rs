@@ -128,7 +128,8 @@ impl Session {
             Command::Import { file, keep_ids } => self.import(&file, keep_ids),
             Command::Verify { resume, head } => {
                 let print = |document: &Json, text: fn(&Json) -> String| self.print(&document.to_string(), text);
-                consistency::verify(&self.home, resume, head.as_deref(), &print)
+                let how = consistency::Verifying { resume, kept_head: head.as_deref(), with_notes: !self.json };
+                consistency::verify(&self.home, &how, &print)
             }
             Command::Repair => {
                 let print = |document: &Json, text: fn(&Json) -> String| self.print(&document.to_string(), text);

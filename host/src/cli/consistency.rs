@@ -39,18 +39,34 @@ const DRAW: Duration = Duration::from_millis(100);
 /// Prints a document: as it is, or as text for people.
 pub(super) type Print<'a> = &'a dyn Fn(&Json, fn(&Json) -> String) -> Result<(), Fault>;
 
+/// How to verify an identity.
+pub(super) struct Verifying<'a> {
+    /// Go on where one was interrupted.
+    pub(super) resume: bool,
+    /// A head that is to be part of the history.
+    pub(super) kept_head: Option<&'a str>,
+    /// Say for people what is done, beside the report.
+    pub(super) with_notes: bool,
+}
+
 /// Checks every record of the history and compares the objects with it.
-pub(super) fn verify(home: &Home, resume: bool, kept_head: Option<&str>, print: Print<'_>) -> Result<(), Fault> {
+pub(super) fn verify(home: &Home, how: &Verifying<'_>, print: Print<'_>) -> Result<(), Fault> {
+    let Verifying { resume, kept_head, with_notes } = *how;
     let kept_head = kept_head.map(parse_head).transpose()?;
     if !is_child() {
         return in_a_child(home);
     }
     let stop = stop_signals()?;
     let mut bar = Bar::new();
+    let mut tell = |resumption| {
+        if with_notes {
+            eprintln!("{}", output::resumption(resumption));
+        }
+    };
     let report = offline::verify(
         home,
         Verify {
-            resume,
+            resume: if resume { Some(&mut tell) } else { None },
             kept_head,
             progress: &mut |now| {
                 bar.draw(now.done, now.total, Some(now.bytes));

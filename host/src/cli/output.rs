@@ -5,7 +5,7 @@ use std::{fmt::Write, time::Duration};
 use serde_json::Value as Json;
 
 use super::rehearsal;
-use crate::gateway::time::format_time;
+use crate::{gateway::time::format_time, runtime::offline::Resumption};
 
 // Writing into a `String` cannot fail, so the results of `write!` are dropped.
 
@@ -354,6 +354,22 @@ pub(super) fn verification(report: &Json) -> String {
         plain(&report["head"])
     );
     out
+}
+
+/// Where a verification goes on that was to go on where one was interrupted.
+pub(super) fn resumption(resumption: Resumption) -> String {
+    let why = match resumption {
+        Resumption::At(tid) => return format!("goes on after transaction {tid}, where it was interrupted"),
+        Resumption::NoNote => "there are no notes of one that was interrupted",
+        Resumption::Unusable => {
+            "the notes of the one that was interrupted cannot be used: they are damaged, of another identity, or of another \
+             version of this program"
+        }
+        Resumption::Outdated => {
+            "the notes of the one that was interrupted cannot be used: the identity was packed, put back or made anew since"
+        }
+    };
+    format!("begins at the start: {why}")
 }
 
 pub(super) fn repaired(report: &Json) -> String {

@@ -74,7 +74,8 @@ pub use self::{
     table::Census,
     undo::{MIGRATE, UndoError, UndoPlan, UndoRefusal},
     verify::{
-        Damage, Dangling, KeptHead, Options as VerifyOptions, Progress, Verification, Verified, verify, verify_with,
+        Damage, Dangling, KeptHead, Options as VerifyOptions, Progress, Resumption, Verification, Verified, verify,
+        verify_with,
     },
     version::{NameVersion, Pointers, Version},
     walk::ObjectWalk,

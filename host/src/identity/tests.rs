@@ -581,8 +581,12 @@ fn an_interrupted_verification_goes_on_where_it_was() {
                     steps += 1;
                     steps < until
                 };
-                let options =
-                    VerifyOptions { state: Some(&state), resume: true, kept_head: None, progress: &mut progress };
+                let options = VerifyOptions {
+                    state: Some(&state),
+                    resume: Some(&mut |_| {}),
+                    kept_head: None,
+                    progress: &mut progress,
+                };
                 match verify_with(&subject.place, options).unwrap() {
                     Verification::Done(found) => break *found,
                     Verification::Interrupted(at) => resumed = Some(at),
@@ -594,7 +598,7 @@ fn an_interrupted_verification_goes_on_where_it_was() {
         }
         // A note that is not what was written is none.
         let stop = &mut |_| false;
-        let options = VerifyOptions { state: Some(&state), resume: true, kept_head: None, progress: stop };
+        let options = VerifyOptions { state: Some(&state), resume: Some(&mut |_| {}), kept_head: None, progress: stop };
         let stopped = verify_with(&subject.place, options).unwrap();
         assert!(matches!(stopped, Verification::Interrupted(_)));
         let mut note = std::fs::read(&state).unwrap();
@@ -602,7 +606,8 @@ fn an_interrupted_verification_goes_on_where_it_was() {
         note[place] ^= 1;
         std::fs::write(&state, note).unwrap();
         let go_on = &mut |_| true;
-        let options = VerifyOptions { state: Some(&state), resume: true, kept_head: None, progress: go_on };
+        let options =
+            VerifyOptions { state: Some(&state), resume: Some(&mut |_| {}), kept_head: None, progress: go_on };
         let Verification::Done(found) = verify_with(&subject.place, options).unwrap() else { panic!() };
         assert_eq!(*found, whole);
     }
@@ -622,7 +627,7 @@ fn a_kept_head_is_proved() {
     steps(&mut subject, 3);
     subject.open = None;
     let judge = |kept: Head| {
-        let options = VerifyOptions { state: None, resume: false, kept_head: Some(kept), progress: &mut |_| true };
+        let options = VerifyOptions { state: None, resume: None, kept_head: Some(kept), progress: &mut |_| true };
         let Verification::Done(found) = verify_with(&subject.place, options).unwrap() else { panic!() };
         assert_eq!(found.damage, []);
         found.kept_head.unwrap()

@@ -5,6 +5,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+pub use crate::identity::Resumption;
+
 use super::{
     OpenError,
     action::{
@@ -169,8 +171,8 @@ impl KeptHead {
 
 /// How to verify an identity.
 pub struct Verify<'a> {
-    /// Go on where a verification was interrupted, if one was.
-    pub resume: bool,
+    /// To go on where a verification was interrupted, if one was: is told what becomes of that.
+    pub resume: Option<&'a mut (dyn FnMut(Resumption) + Send)>,
     /// A head that is to be part of this history.
     pub kept_head: Option<KeptHead>,
     /// Is told how far it has come; answers whether to go on.
@@ -188,6 +190,8 @@ pub fn verify(home: &Home, verify: Verify<'_>) -> Result<Option<VerifyReport>, O
     let started = Instant::now();
     let Verify { resume, kept_head, progress } = verify;
     let kept_head = kept_head.map(|KeptHead(head)| head);
+    // For as long as the options live, which is shorter.
+    let resume = resume.map(|tell| tell as &mut (dyn FnMut(Resumption) + Send));
     let state = home.verify_state();
     let options = VerifyOptions { state: Some(&state), resume, kept_head, progress };
     let found = match identity::verify_with(&host::place(home, &config), options)? {

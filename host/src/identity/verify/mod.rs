@@ -139,6 +139,19 @@ pub enum Verification {
     Interrupted(Tid),
 }
 
+/// What became of going on where a verification was interrupted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Resumption {
+    /// It goes on after this transaction.
+    At(Tid),
+    /// It begins anew: there is no note.
+    NoNote,
+    /// It begins anew: the note is not what was written, or is of another identity or another version of this program.
+    Unusable,
+    /// It begins anew: what was noted is not the beginning of what there is now, because that was packed or put back since.
+    Outdated,
+}
+
 /// How far a verification has come.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Progress {
@@ -154,8 +167,8 @@ pub struct Progress {
 pub struct Options<'a> {
     /// Where to note how far it has come: now and then, and when it is told to stop.
     pub state: Option<&'a Path>,
-    /// Whether to go on where that note says, if it is of this identity.
-    pub resume: bool,
+    /// To go on where that note says, if it is of this identity: is told what becomes of that.
+    pub resume: Option<&'a mut (dyn FnMut(Resumption) + Send)>,
     /// A head that is to be part of this history.
     pub kept_head: Option<Head>,
     /// Is told how far it has come; answers whether to go on.
@@ -182,7 +195,7 @@ pub fn verify(place: &Place, progress: &mut (dyn FnMut(u64, u64) + Send)) -> Res
         progress(now.done, now.total);
         true
     };
-    match verify_with(place, Options { state: None, resume: false, kept_head: None, progress })? {
+    match verify_with(place, Options { state: None, resume: None, kept_head: None, progress })? {
         Verification::Done(verified) => Ok(*verified),
         Verification::Interrupted(_) => unreachable!("nobody told it to stop"),
     }
@@ -199,7 +212,9 @@ pub fn verify_with(place: &Place, mut options: Options<'_>) -> Result<Verificati
             return Ok(verification);
         }
         // A host has packed away what was still to be walked: begin with the new base.
-        options.resume = false;
+        if let Some(tell) = options.resume.take() {
+            tell(Resumption::Outdated);
+        }
     }
 }
 
@@ -331,20 +346,30 @@ impl Run<'_, '_> {
             self.total += view.rows()?;
             oldest = view.oldest_request()?;
         }
-        if let Some(state) = self.options.state.filter(|_| self.options.resume)
-            && let Some(walk) = state::load(state, self.identity)
-            && self.history.read()?.hash_at(walk.head.tid).ok().flatten() == Some(walk.head.hash)
-            && walk.base == self.history.base().map(|base| base.mark())
-            && oldest.is_none_or(|oldest| oldest >= walk.requests.from)
-        {
-            self.bytes_before = walk.bytes;
-            let at = walk.head.tid;
-            self.walk = walk;
-            return Ok(Some(at));
+        if self.options.resume.is_some() {
+            let noted = self.noted(oldest)?;
+            if let Some(tell) = &mut self.options.resume {
+                tell(noted.as_ref().map_or_else(|why| *why, |walk| Resumption::At(walk.head.tid)));
+            }
+            if let Ok(walk) = noted {
+                self.bytes_before = walk.bytes;
+                self.walk = walk;
+                return Ok(Some(self.walk.head.tid));
+            }
         }
         let base_rows = self.walk.begin(&self.history.read()?, oldest.unwrap_or_default())?;
         (self.rows, self.total) = (base_rows, self.total + base_rows);
         Ok(None)
+    }
+
+    /// What the note says, or why it cannot be gone on with. `oldest` is the oldest request that the table remembers.
+    fn noted(&self, oldest: Option<Tid>) -> Result<Result<Walk, Resumption>, StorageError> {
+        let Some(state) = self.options.state.filter(|state| state.exists()) else { return Ok(Err(Resumption::NoNote)) };
+        let Some(walk) = state::load(state, self.identity) else { return Ok(Err(Resumption::Unusable)) };
+        let is_current = self.history.read()?.hash_at(walk.head.tid).ok().flatten() == Some(walk.head.hash)
+            && walk.base == self.history.base().map(|base| base.mark())
+            && oldest.is_none_or(|oldest| oldest >= walk.requests.from);
+        Ok(if is_current { Ok(walk) } else { Err(Resumption::Outdated) })
     }
 
     /// Walks the history up to a transaction, with views that are not kept for long; answers false if it was told to stop, or if there is too
