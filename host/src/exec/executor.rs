@@ -36,7 +36,7 @@ use super::{
     messages, now_us,
     reach::Sweeping,
     request_memory,
-    room::RoomWatch,
+    room::{RoomWatch, ToCome},
     scheduler::Inbox,
     spawn, split_mix,
     state::storage,
@@ -99,6 +99,7 @@ pub(super) fn start(
         plans: plan_sender,
         table_is_stuck: table_is_stuck.clone(),
         room: room.clone(),
+        measured: 0,
         upgrades: start.upgrades.clone(),
         inbox: inbox.clone(),
         messages_left: 0,
@@ -144,6 +145,8 @@ struct Executor {
     /// Whether the last checkpoint failed for want of room.
     table_is_stuck: Arc<AtomicBool>,
     room: Arc<RoomWatch>,
+    /// How many bytes were recorded when the executor had it measured last.
+    measured: u64,
     upgrades: UpgradeSink,
     /// Takes the messages that wait.
     inbox: Arc<Inbox>,
@@ -344,9 +347,12 @@ impl Executor {
         if let Some(message) = self.vitals.fatal() {
             return reply(Err(Refusal::StorageFailed { message }));
         }
+        self.see_to_the_room();
         if let Some(refusal) = self.no_room()
             && self.takes_room(&doing)
         {
+            // Else nobody would while there are only commands to refuse.
+            self.see_to_the_table();
             return reply(Err(refusal));
         }
         self.vitals.busy(0);

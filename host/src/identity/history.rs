@@ -42,6 +42,8 @@ const WAL: &[u8] = b"wal";
 const DATABASES: &[&str] = &["batches", "meta"];
 const HASH_BYTES: usize = 32;
 const SEAL_BYTES: usize = 8;
+/// What a record takes in the database beside its value, at most: the rest of a page.
+const RECORD_COST_BYTES: u64 = 4096;
 
 /// The first thing that lies in a folder, or what stands in the place of one; none if there is nothing.
 fn something_in(folder: &Path) -> Result<Option<PathBuf>, StorageError> {
@@ -262,6 +264,11 @@ impl History {
     pub(super) fn usage(&self) -> Result<Usage, StorageError> {
         let Usage { used_bytes, map_bytes } = self.env.usage()?;
         Ok(Usage { used_bytes: used_bytes + self.wal.bytes(), map_bytes })
+    }
+
+    /// How many bytes the records of the write-ahead log will take in the database.
+    pub(super) fn logged_bytes(&self) -> Result<u64, StorageError> {
+        Ok(self.wal.tail()?.iter().map(|record| record.value().len() as u64 + RECORD_COST_BYTES).sum())
     }
 
     /// How many bytes are free on its file system, and how many there are.

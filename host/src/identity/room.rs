@@ -7,6 +7,8 @@ use super::{Identity, StorageError};
 pub struct Room {
     /// The history: pages in use, and the write-ahead log. Pages that were freed and can be used again do not count, here and below.
     pub history_bytes: u64,
+    /// Records in the write-ahead log: they will take as much once more, because it stays as long as it is.
+    pub logged_bytes: u64,
     /// The most that the history can take.
     pub history_bytes_max: u64,
     /// The object table: pages in use.
@@ -21,13 +23,6 @@ pub struct Room {
     pub disk_bytes: u64,
 }
 
-impl Room {
-    /// What the identity takes up.
-    pub fn taken_bytes(&self) -> u64 {
-        self.history_bytes + self.objects_bytes + self.base_bytes
-    }
-}
-
 impl Identity {
     /// Measures.
     ///
@@ -40,6 +35,7 @@ impl Identity {
         let (disk_free_bytes, disk_bytes) = self.history.disk()?;
         Ok(Room {
             history_bytes: history.used_bytes,
+            logged_bytes: self.history.logged_bytes()?,
             history_bytes_max: history.map_bytes,
             objects_bytes: objects.used_bytes,
             objects_bytes_max: objects.map_bytes,

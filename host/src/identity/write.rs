@@ -283,10 +283,27 @@ impl Writer {
         self.epoch += 1;
     }
 
+    /// How many bytes were recorded since the start, the open batch and what was replayed then included.
+    pub fn recorded_bytes(&self) -> u64 {
+        self.recorded.bytes + self.open.bytes() as u64
+    }
+
+    /// How many of them are not durable.
+    pub fn unwritten_bytes(&mut self) -> u64 {
+        self.drop_passed_marks();
+        self.recorded_bytes() - self.marks[0].recorded.bytes
+    }
+
     /// How many durable transactions the object table has not seen.
     pub fn lag(&self) -> u64 {
         let identity = self.reader.identity();
         identity.head().tid.0 - identity.reached().0
+    }
+
+    /// Whether the object table has seen all that is durable, and no checkpoint is under way.
+    pub fn is_caught_up(&mut self) -> bool {
+        self.see_checkpoint_end();
+        self.checkpoint.is_none() && self.lag() == 0
     }
 
     /// What the object table has not seen, but for the open batch.

@@ -8,7 +8,7 @@ use std::{
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
-use super::{Executor, Refusal, Vitals, request_memory};
+use super::{Executor, Refusal, ToCome, Vitals, request_memory};
 use crate::identity::{CheckpointPlan, Identity, Keep};
 
 /// How often readers that keep old pages in use are looked for, at least.
@@ -78,6 +78,7 @@ impl Executor {
             self.checkpoint();
             thread::sleep(Duration::from_millis(1));
         }
+        self.expect_writes();
     }
 
     /// Whether a checkpoint is due, and whether it is so overdue that commands have to wait for it.
@@ -95,6 +96,34 @@ impl Executor {
             overdue |= behind.writes >= pages_max / 4 * 3;
         }
         (due, overdue)
+    }
+
+    /// Has the room measured if what was recorded since may have used it up.
+    pub(super) fn see_to_the_room(&mut self) {
+        let recorded = self.writer.recorded_bytes();
+        // After a failed commit it is less than it was.
+        if recorded.abs_diff(self.measured) <= self.room.allowance() {
+            return;
+        }
+        self.measured = recorded;
+        self.measure();
+        if self.room.shortage().is_some() {
+            // The table may take far less than all that it has not seen.
+            self.bring_forward(WAIT_MAX);
+            self.measure();
+        }
+    }
+
+    fn measure(&mut self) {
+        self.expect_writes();
+        self.room.look(self.writer.identity(), &self.config.identity);
+    }
+
+    /// Tells the watch of the room what is to come.
+    fn expect_writes(&mut self) {
+        let open = self.writer.open_batch().1 as u64;
+        let (history_bytes, objects_bytes) = (self.writer.unwritten_bytes(), self.writer.behind().bytes + open);
+        self.room.expect(ToCome { history_bytes, objects_bytes });
     }
 
     /// Why nothing that takes room may be done now, if so.
@@ -118,8 +147,13 @@ impl Executor {
     /// Has the object table brought up to date before the end, so that the next start has nothing to make up for. Given up if that
     /// fails, or takes longer than stopping may: then it is made up for.
     pub(super) fn finish_the_table(&mut self) {
-        let until = Instant::now() + Duration::from_millis(self.config.execution.drain_ms_max);
-        while self.writer.lag() > 0 && !self.is_hopeless() && Instant::now() < until {
+        self.bring_forward(Duration::from_millis(self.config.execution.drain_ms_max));
+    }
+
+    /// Has the object table brought up to date, and waits for that, but not longer than this.
+    fn bring_forward(&mut self, longest: Duration) {
+        let until = Instant::now() + longest;
+        while !self.writer.is_caught_up() && !self.is_hopeless() && Instant::now() < until {
             self.checkpoint();
             thread::sleep(Duration::from_millis(1));
         }
