@@ -295,6 +295,30 @@ fn an_operator_takes_back_a_plugin_or_all_that_came_together() {
 }
 
 #[test]
+fn a_second_rollback_does_not_go_further_back() {
+    let (home, host, _client) = proven("");
+    let [counter, ledger] = ["counter", "ledger"].map(artifacts::plugin);
+    home.swap(&[&counter]);
+    let before = in_force(&home);
+    let swapped = home.swap(&[&ledger]);
+    assert_eq!(home.json(&["rollback"])["swap"], swapped["tid"]);
+    assert_eq!(in_force(&home), before);
+    for _ in 0..2 {
+        let message = home.cli(&["rollback"]).failed(4);
+        assert!(message.contains("name the plugin"), "{message}");
+        assert_eq!(in_force(&home), before, "the swap before is another matter");
+    }
+    // Whoever names a plugin means the last swap of that.
+    home.run(&["rollback", "counter"]);
+    assert!(!is_in_force(&home, &counter));
+    // After another swap there is something to take back again.
+    let swapped = home.swap(&[&ledger]);
+    assert_eq!(home.json(&["rollback"])["swap"], swapped["tid"]);
+    host.stop();
+    home.verify();
+}
+
+#[test]
 fn what_cannot_be_taken_back_is_said_and_not_tried_again() {
     let home = Home::with_settings("[plugins]\nprobation_errors_max = 0\n");
     let host = Host::start(&home);

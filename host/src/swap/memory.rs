@@ -28,6 +28,9 @@ pub struct Memory {
     pub quarantine: BTreeMap<String, Quarantined>,
     /// What a rollback of a plugin goes back to, by the plugin's name.
     pub previous: BTreeMap<String, Previous>,
+    /// The transaction of the last rollback; none if there was none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rolled_back: Option<Tid>,
     #[serde(flatten)]
     unknown: BTreeMap<String, Value>,
 }
@@ -136,13 +139,14 @@ impl Memory {
     }
 
     /// Takes down a rollback. There is nothing to go back to after it: going back twice would put in force again what was
-    /// taken back.
+    /// taken back, or take back an older swap, which nobody meant.
     pub fn rolled_back(&mut self, moment: &Moment<'_>, plugins: &[String], quarantined: &[(String, Digest, String)]) {
         for plugin in plugins {
             self.probation.remove(plugin);
             self.failed.remove(plugin);
             self.previous.remove(plugin);
         }
+        self.rolled_back = Some(moment.tid);
         for (plugin, digest, reason) in quarantined {
             let (plugin, reason) = (plugin.clone(), reason.clone());
             let entry =
@@ -260,6 +264,7 @@ mod tests {
         memory.swapped(&moment, &[("counter".into(), Some(digest(1)), digest(2))], Some(60));
         memory.rolled_back(&moment, &["counter".into()], &[("counter".into(), digest(2), "it fell".into())]);
         assert!(memory.probation.is_empty() && memory.previous.is_empty());
+        assert_eq!(memory.rolled_back, Some(Tid(9)));
         let quarantined = &memory.quarantine[&digest(2).to_string()];
         assert_eq!((quarantined.tid, quarantined.time_us, &*quarantined.reason), (Tid(9), 5, "it fell"));
         memory.swapped(&moment, &[("counter".into(), Some(digest(1)), digest(2))], None);

@@ -27,8 +27,11 @@ pub(super) const ROLLBACK: &str = "theseus.rollback";
 /// Why nothing was rolled back.
 #[derive(Debug, thiserror::Error)]
 pub enum RollbackError {
-    /// There was no swap.
-    #[error("there is no swap to take back: none was done, or the last one was taken back already")]
+    /// There was no swap since the last rollback.
+    #[error(
+        "there is no swap to take back: none was done, or the last one was taken back already; to go further back, name the \
+         plugin, or swap in the file that is wanted"
+    )]
     Nothing,
     /// The plugin was not swapped.
     #[error(
@@ -110,7 +113,7 @@ impl Back {
     }
 }
 
-/// What `theseus rollback` takes back: the last swap of one plugin, or all plugins of the last swap.
+/// What `theseus rollback` takes back: the last swap of one plugin, or all plugins of the last swap, if no rollback came after it.
 fn last_swap(memory: &Memory, plugin: Option<&str>) -> Result<TakenBack, RollbackError> {
     let back = |(plugin, it): (&String, &memory::Previous)| Back { plugin: plugin.clone(), from: it.to, to: it.from };
     if let Some(plugin) = plugin {
@@ -118,7 +121,8 @@ fn last_swap(memory: &Memory, plugin: Option<&str>) -> Result<TakenBack, Rollbac
         let found = found.ok_or_else(|| RollbackError::NothingOf { plugin: plugin.to_owned() })?;
         return Ok(TakenBack { swap: found.1.tid, backs: vec![back(found)] });
     }
-    let swap = memory.previous.values().map(|it| it.tid).max().ok_or(RollbackError::Nothing)?;
+    let swap = memory.previous.values().map(|it| it.tid).max();
+    let swap = swap.filter(|swap| Some(*swap) > memory.rolled_back).ok_or(RollbackError::Nothing)?;
     Ok(TakenBack { swap, backs: memory.previous.iter().filter(|(_, it)| it.tid == swap).map(back).collect() })
 }
 
@@ -283,6 +287,9 @@ mod tests {
         assert_eq!(names(None), (5, vec![counter.clone(), flights]));
         assert_eq!(names(Some("counter")), (5, vec![counter]));
         assert_eq!(names(Some("ledger")), (3, vec![("ledger".to_owned(), digest(8), Some(digest(7)))]));
+        memory.rolled_back(&at(6), &["counter".into()], &[]);
+        assert!(matches!(last_swap(&memory, None), Err(RollbackError::Nothing)));
+        assert_eq!(last_swap(&memory, Some("ledger")).unwrap().swap, Tid(3));
         let missing = last_swap(&memory, Some("other"));
         assert!(matches!(missing, Err(RollbackError::NothingOf { plugin }) if plugin == "other"));
     }
