@@ -157,6 +157,33 @@ fn what_fails_is_tried_again_and_then_set_aside_with_its_error() {
 }
 
 #[test]
+fn only_what_has_failed_is_delivered_before_its_time() {
+    let (home, host) = start("[messages]\nretry_ms = 600000\n");
+    let mut client = host.client();
+    client.create("clock.Bell", "bell");
+    home.run(&["post", "bell", "ring", "1", "--in", "3d"]);
+    let posted = home.json(&["messages"])["messages"][0]["id"].as_u64().unwrap();
+    let timer = post(&mut client, "bell", 2, json!({ "delay_ms": 600_000, "every_ms": 600_000 }));
+    for id in [posted, timer] {
+        let answer = client.post(&format!("/v1/messages/{id}/retry"), &json!(null));
+        assert_eq!(answer.problem(409, "refused")["kind"], "not_failed");
+    }
+    let message = home.cli(&["messages", "retry", &posted.to_string()]).failed(1);
+    assert!(message.contains("due in 2") && message.contains(&format!("messages cancel {posted}")), "{message}");
+    assert_eq!(count(&mut client, "waiting"), 2);
+    // One that is going to be tried again in ten minutes is delivered now.
+    client.call("bell", "set_broken", &json!([true]));
+    let failing = post(&mut client, "bell", 3, json!({}));
+    until("its first delivery has failed", || home.transactions("theseus.delivery_failed").len() == 1);
+    client.call("bell", "set_broken", &json!([false]));
+    home.run(&["messages", "retry", &failing.to_string()]);
+    until("it is delivered", || count(&mut client, "waiting") == 2);
+    assert_eq!(rung(&mut client, "bell"), [3]);
+    host.stop();
+    home.verify();
+}
+
+#[test]
 fn a_timer_keeps_its_schedule_and_makes_up_for_nothing() {
     let (home, host) = start("");
     let mut client = host.client();

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use theseus_abi::{Failure, FailureCode};
+use theseus_abi::{Failure, FailureCode, abi_stable::std_types::RString};
 use theseus_value::{ObjectId, Value, raw::Writer as ValueWriter};
 
 use super::{Executed, Executor, Recording};
@@ -157,7 +157,8 @@ impl Executor {
         }
     }
 
-    /// Makes a message due at once that was set aside, or that waits after a failure.
+    /// Makes a message due at once that was set aside, or that waits after a failure. Another one is refused: it would come before
+    /// its time.
     pub(super) fn retry(&mut self, message: ObjectId, request_id: Option<&str>) -> Executed {
         let note = map([("message", Value::Ref(message))]);
         if let Some(known) = self.repetition(request_id, None, RETRY, &note) {
@@ -165,6 +166,9 @@ impl Executor {
         }
         let time_us = now_us();
         match self.message(message) {
+            Ok(Some(Message { state: MessageState::Waiting(due_us), error: None, .. })) => {
+                not_failed(message, due_us.saturating_sub(time_us)).into()
+            }
             Ok(Some(posted)) => {
                 let again = Message { state: MessageState::Waiting(time_us), attempts: 0, ..posted };
                 self.scratch.clear();
@@ -207,6 +211,14 @@ fn is_hopeless(code: FailureCode, command: bool) -> bool {
 
 fn no_such_message(message: ObjectId) -> Failure {
     Failure::new(FailureCode::NO_SUCH_OBJECT, format!("no message {message} waits: it may have been delivered"))
+}
+
+fn not_failed(message: ObjectId, left_us: u64) -> Failure {
+    let left_s = left_us / 1_000_000;
+    let text = format!(
+        "the delivery of message {message} has not failed, it is due in {left_s} s; `theseus messages cancel {message}` takes it back"
+    );
+    Failure { kind: RString::from("not_failed"), ..Failure::new(FailureCode::REFUSED, text) }
 }
 
 fn done(result: &[u8]) -> Outcome {
