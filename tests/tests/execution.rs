@@ -175,6 +175,18 @@ fn an_answer_names_a_head_that_holds_it() {
     }
     let status = client.get("/v1/status").ok();
     assert_eq!(status["tid"].as_u64(), Some(before));
+    // Whatever is answered: what was read, what failed, and what nobody has.
+    let paths = ["/v1/objects/visits", "/v1/objects", "/v1/history", "/v1/objects/visits/history", "/v1/messages"];
+    let others = ["/v1/objects/visits/count", "/v1/plugins", "/v1/objects/nobody", "/nothing", "/health", "/metrics"];
+    let newest = format!("{before}:{}", status["head"].as_str().unwrap());
+    for path in paths.into_iter().chain(others) {
+        assert_eq!(client.get(path).header("theseus-head"), Some(&*newest), "{path}");
+    }
+    let refused = client.post("/v1/objects/visits/increment", &json!(["word"]));
+    assert_eq!(refused.status, 422);
+    let (at, _) = refused.header("theseus-head").unwrap().split_once(':').unwrap();
+    let tid = refused.json()["tid"].as_u64();
+    assert!(at.parse::<u64>().unwrap() >= tid.unwrap_or(before), "{tid:?} is answered at {at}");
     host.stop();
     home.verify();
 }

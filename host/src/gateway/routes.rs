@@ -92,7 +92,7 @@ fn finish(routes: Router<Arc<Shared>>, shared: Arc<Shared>) -> Router {
         .with_state(shared)
 }
 
-/// Counts every answer, and while the host stops, tells the client to connect anew.
+/// Counts every answer, has it name a head, and while the host stops, tells the client to connect anew.
 async fn observe(State(shared): Host, request: Request, next: Next) -> Response<Body> {
     let begun = Instant::now();
     let method = request.method().clone();
@@ -100,6 +100,10 @@ async fn observe(State(shared): Host, request: Request, next: Next) -> Response<
     let mut response = next.run(request).await;
     let route = route.as_ref().map_or("none", MatchedPath::as_str);
     shared.metrics.answered(route, &method, response.status().as_u16(), begun.elapsed());
+    // What was read or refused is as of a moment before this, so the newest head holds it.
+    if !response.headers().contains_key(THESEUS_HEAD) {
+        response.headers_mut().insert(THESEUS_HEAD, head_header(&shared.runtime.head()));
+    }
     if *shared.stop.borrow() {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
@@ -369,10 +373,13 @@ pub(super) fn reply(answer: &Answer) -> Outcome {
         _ => document(StatusCode::OK, &json::answer(answer)),
     };
     if let Some(head) = head_of(answer) {
-        let head = HeaderValue::from_str(&json::head(head)).expect("digits fit a header");
-        response.headers_mut().insert(THESEUS_HEAD, head);
+        response.headers_mut().insert(THESEUS_HEAD, head_header(head));
     }
     Ok(response)
+}
+
+fn head_header(head: &Head) -> HeaderValue {
+    HeaderValue::from_str(&json::head(head)).expect("digits fit a header")
 }
 
 /// The point of the history that an answer vouches for, if it does.
