@@ -124,6 +124,20 @@ fn with_json_each_command_prints_one_document() {
 }
 
 #[test]
+fn a_head_is_shown_as_verify_takes_it() {
+    let (home, host) = counting();
+    let status = home.json(&["status"]);
+    let head = format!("{}:{}", status["tid"], status["head"].as_str().unwrap());
+    assert!(home.run(&["status"]).contains(&format!("head      {head}\n")), "{}", home.run(&["status"]));
+    let verified = home.run(&["verify", "--head", &head]);
+    assert!(verified.ends_with(&format!("\nhead {head}")), "{verified}");
+    let backup = home.beside("backup");
+    let taken = home.run(&["backup", "--to", backup.to_str().unwrap()]);
+    assert!(taken.ends_with(&format!("\nhead {head}")), "{taken}");
+    host.stop();
+}
+
+#[test]
 fn a_text_is_printed_without_its_quotes_and_the_rest_as_json() {
     let home = Home::new();
     let _host = Host::start(&home);

@@ -153,7 +153,7 @@ impl Session {
 }
 
 fn head(document: &Json) -> String {
-    format!("head {} {}\n", document["tid"], plain(&document["head"]))
+    format!("head {}\n", output::head(document))
 }
 
 /// A place in the same folder for what is not whole yet.

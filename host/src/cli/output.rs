@@ -29,7 +29,7 @@ pub(super) fn status(status: &Json) -> String {
     let messages = format!("{} waiting, {} set aside", messages["waiting"], messages["set_aside"]);
     for (name, text) in [
         ("identity", plain(&status["identity"])),
-        ("head", format!("{} {}", status["tid"], plain(&status["head"]))),
+        ("head", head(status)),
         ("host", host),
         ("http", plain(&status["http"])),
         ("health", health),
@@ -345,13 +345,12 @@ pub(super) fn verification(report: &Json) -> String {
     }
     _ = writeln!(
         out,
-        "{} transactions in {} records ({}), {} rows: {verdict}\nhead {} {}",
+        "{} transactions in {} records ({}), {} rows: {verdict}\nhead {}",
         report["transactions"],
         report["batches"],
         size(report["bytes"].as_u64().unwrap_or(0)),
         report["rows"].as_u64().filter(|_| !table_missing).map_or("no".to_owned(), |rows| rows.to_string()),
-        report["tid"],
-        plain(&report["head"])
+        head(report)
     );
     out
 }
@@ -374,11 +373,10 @@ pub(super) fn resumption(resumption: Resumption) -> String {
 
 pub(super) fn repaired(report: &Json) -> String {
     format!(
-        "made {} objects again from {} transactions\nhead {} {}\n",
+        "made {} objects again from {} transactions\nhead {}\n",
         report["objects"],
         report["transactions"],
-        report["tid"],
-        plain(&report["head"])
+        head(report)
     )
 }
 
@@ -421,6 +419,11 @@ pub(super) fn plain(value: &Json) -> String {
         Json::String(text) => text.clone(),
         other => other.to_string(),
     }
+}
+
+/// The head of a document, as `verify --head` takes it.
+pub(super) fn head(document: &Json) -> String {
+    format!("{}:{}", document["tid"], plain(&document["head"]))
 }
 
 fn digest(value: &Json) -> String {
