@@ -20,7 +20,8 @@ pub(super) struct PackArgs {
 #[derive(clap::Args, Clone, PartialEq, Eq, Debug)]
 #[group(required = true, multiple = false)]
 struct Until {
-    /// Keep the state as of this transaction or time, or of the last end of a batch before it, and what came after it.
+    /// Let go of the transactions up to this one, which goes too, or up to this time; if a batch goes on beyond that, up to the end
+    /// of the one before. The state as of the last of them is kept.
     #[arg(long, value_name = "TID|TIME")]
     before: Option<String>,
     /// Keep what was committed in the last days.
@@ -41,7 +42,7 @@ fn packed(view: &Json) -> String {
     let (first, last) = (&view["first"], &view["packed"]);
     if view["transactions"] == 0 {
         return match last.as_u64() {
-            Some(0) => "nothing to pack: no batch ends before that\n".to_owned(),
+            Some(0) => "nothing to pack: no batch ends by then\n".to_owned(),
             _ => format!("nothing to pack: everything up to transaction {last} is packed already\n"),
         };
     }

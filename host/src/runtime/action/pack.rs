@@ -7,7 +7,7 @@ use super::{At, Head, Tid};
 /// How far the history is to be packed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum PackWish {
-    /// The state as of this transaction or time stays, and what came after it.
+    /// The transactions up to this one or this time leave, this one too. The state as of it stays, and what came after it.
     Before(At),
     /// What was committed in so many days stays.
     KeepDays(u64),
