@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use theseus_tests::{Client, Home, Host, Json, artifacts, dice::Dice, json, until};
+use theseus_tests::{Client, Home, Host, Json, artifacts, dice::Dice, home::document, json, until};
 
 /// Makes some counters, the first named `visits`.
 fn populate(client: &mut Client, objects: u64) {
@@ -98,6 +98,30 @@ fn what_is_kept_is_what_it_was_and_what_is_gone_is_said_to_be_gone() {
     host.stop();
     home.verify();
     assert_eq!(home.lines(&["history"])[0], json!({ "packed": last - 5 }));
+}
+
+#[test]
+fn a_head_from_before_a_pack_is_no_damage() {
+    let home = Home::new();
+    let host = Host::start(&home);
+    home.swap(&[&artifacts::plugin("counter")]);
+    let mut client = host.client();
+    client.create("counter.Counter", "visits");
+    let kept = client.post("/v1/objects/visits/increment", &json!([1])).header("theseus-head").unwrap().to_owned();
+    client.call("visits", "increment", &json!([1]));
+    home.run(&["pack", "--before", &home.tid().to_string()]);
+    let output = home.cli(&["verify", "--head", &kept]);
+    assert!(output.stdout.contains(&format!("UNPROVED {kept}: ")), "{}", output.stdout);
+    assert!(output.stdout.contains(": whole\n"), "{}", output.stdout);
+    assert!(output.failed(1).starts_with("theseus: packed: "));
+    let output = home.cli(&["verify", "--head", &kept, "--json"]);
+    let report = document(&output.stdout);
+    assert_eq!((&report["whole"], &report["kept_head"]["part"]), (&json!(true), &Json::Null), "{report}");
+    assert_eq!(document(output.failed(1).trim())["code"], "packed");
+    // A head that this history never had is another matter.
+    let wrong = format!("{}:{}", home.tid(), "0".repeat(64));
+    assert_eq!(home.cli(&["verify", "--head", &wrong]).code, 5);
+    host.stop();
 }
 
 #[test]

@@ -24,7 +24,10 @@ use super::{
 use crate::{
     gateway::json as forms,
     home::Home,
-    runtime::offline::{self, KeptHead, Verify},
+    runtime::{
+        action::{KeptHeadFound, codes},
+        offline::{self, KeptHead, Verify},
+    },
 };
 
 /// Tells the child that it is the one to do it.
@@ -79,7 +82,12 @@ pub(super) fn verify(home: &Home, how: &Verifying<'_>, print: Print<'_>) -> Resu
         return Err(interrupted("go on where it was with `theseus verify --resume`"));
     };
     print(&forms::verification(&report), output::verification)?;
-    if report.is_good() { Ok(()) } else { Err(Fault::Shown(Exit::Damaged)) }
+    let is_good = report.is_good();
+    match report.kept_head.map(|kept| kept.found) {
+        _ if !is_good => Err(Fault::Shown(Exit::Damaged)),
+        Some(KeptHeadFound::Packed { problem }) => Err(Fault::failed(codes::PACKED, problem)),
+        _ => Ok(()),
+    }
 }
 
 /// Makes the objects anew from the history.

@@ -340,6 +340,7 @@ pub(super) fn verification(report: &Json) -> String {
     if let Some(head) = kept["head"].as_str() {
         _ = match kept["problem"].as_str() {
             None => writeln!(out, "{head} is part of this history"),
+            Some(problem) if kept["part"].is_null() => writeln!(out, "UNPROVED {head}: {problem}"),
             Some(problem) => writeln!(out, "NOT PART {head}: {problem}"),
         };
     }

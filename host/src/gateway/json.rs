@@ -10,7 +10,7 @@ use theseus_value::{ObjectId, Value, json::to_json};
 
 use super::{finding, pack, rehearsal};
 use crate::runtime::action::{
-    ActionError, Answer, AppliedView, CollectedView, FailedView, FaultView, Head, LostNameView, MigratedBy, MissView,
+    ActionError, Answer, AppliedView, CollectedView, FailedView, FaultView, Head, KeptHeadFound, LostNameView, MigratedBy, MissView,
     ObjectView, PlanKind, PlanView, PlannedMigration, PlannedPlugin, PluginState, PluginView, ProbationView, ProbeView,
     ProgressView, QuarantineView, RepairReport, RollbackView, StatusView, SwapView, Tid, TransactionView, TrialsView,
     UndoneView, VerifyReport,
@@ -152,9 +152,18 @@ pub fn verification(report: &VerifyReport) -> Json {
         },
         "resumed_at": report.resumed_at,
         "kept_head": report.kept_head.as_ref().map(|kept| json!({
-            "head": head(&kept.head), "part": kept.problem.is_none(), "problem": kept.problem,
+            "head": head(&kept.head), "part": is_part(&kept.found), "problem": kept.found.problem(),
         })),
     })
+}
+
+/// Whether a head is part of the history; none if it cannot tell.
+fn is_part(found: &KeptHeadFound) -> Option<bool> {
+    match found {
+        KeptHeadFound::Part => Some(true),
+        KeptHeadFound::NotPart { .. } => Some(false),
+        KeptHeadFound::Packed { .. } => None,
+    }
 }
 
 /// What `repair` did.

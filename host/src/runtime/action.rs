@@ -656,7 +656,8 @@ pub struct VerifyReport {
 impl VerifyReport {
     /// Whether nothing is wrong.
     pub fn is_good(&self) -> bool {
-        self.damage.is_empty() && self.kept_head.as_ref().is_none_or(|kept| kept.problem.is_none())
+        let is_wrong = |kept: &KeptHeadView| matches!(kept.found, KeptHeadFound::NotPart { .. });
+        self.damage.is_empty() && !self.kept_head.as_ref().is_some_and(is_wrong)
     }
 }
 
@@ -665,8 +666,29 @@ impl VerifyReport {
 pub struct KeptHeadView {
     /// The head.
     pub head: Head,
-    /// Why it is not part of the history; none if it is.
-    pub problem: Option<String>,
+    /// Whether it is.
+    pub found: KeptHeadFound,
+}
+
+/// What a history says of a head that somebody kept.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum KeptHeadFound {
+    /// It is part of it.
+    Part,
+    /// It is not, and why.
+    NotPart { problem: String },
+    /// It cannot tell, because what was there was packed away.
+    Packed { problem: String },
+}
+
+impl KeptHeadFound {
+    /// Why it is not known to be part of the history; none if it is.
+    pub fn problem(&self) -> Option<&str> {
+        match self {
+            KeptHeadFound::Part => None,
+            KeptHeadFound::NotPart { problem } | KeptHeadFound::Packed { problem } => Some(problem),
+        }
+    }
 }
 
 /// What `repair` did.

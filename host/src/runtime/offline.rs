@@ -10,7 +10,7 @@ pub use crate::identity::Resumption;
 use super::{
     OpenError,
     action::{
-        Action, ActionError, Answer, Damage, KeptHeadView, PluginState, PluginView, PluginsView, RepairReport,
+        Action, ActionError, Answer, Damage, KeptHeadFound, KeptHeadView, PluginState, PluginView, PluginsView, RepairReport,
         StatusView, VerifyReport, codes,
     },
     finding,
@@ -200,9 +200,14 @@ pub fn verify(home: &Home, verify: Verify<'_>) -> Result<Option<VerifyReport>, O
     };
     // What was begun before is done with. Where that cannot be removed, it is replaced by the next one.
     _ = fs::remove_file(&state);
-    let kept_head = kept_head
-        .zip(found.kept_head)
-        .map(|(kept, is)| KeptHeadView { head: views::head(kept), problem: is.problem(kept, found.head) });
+    let kept_head = kept_head.zip(found.kept_head).map(|(kept, is)| {
+        let found = match is.problem(kept, found.head) {
+            None => KeptHeadFound::Part,
+            Some(problem) if matches!(is, identity::KeptHead::Packed { .. }) => KeptHeadFound::Packed { problem },
+            Some(problem) => KeptHeadFound::NotPart { problem },
+        };
+        KeptHeadView { head: views::head(kept), found }
+    });
     Ok(Some(VerifyReport {
         identity: found.identity.to_string(),
         head: views::head(found.head),
