@@ -411,6 +411,40 @@ fn settings_that_do_not_exist_are_refused_by_name() {
 }
 
 #[test]
+fn wrong_settings_have_one_code_whoever_reads_them() {
+    let home = Home::new();
+    let backup = home.beside("backup");
+    let backup = backup.to_str().unwrap();
+    fs::write(home.file("theseus.toml"), "[execution]\nqueue_maximum = 5\n").unwrap();
+    for command in [
+        &["run"][..],
+        &["status"],
+        &["get", "1"],
+        &["ls"],
+        &["history"],
+        &["verify"],
+        &["repair"],
+        &["backup", "--to", backup],
+        &["export"],
+        &["import", "nothing.jsonl"],
+        &["plugin", "inspect", "nothing.so"],
+    ] {
+        let problem = problem(home.cli(&[command, &["--json"]].concat()), 1);
+        assert_eq!(problem["code"], "bad_settings", "{command:?}: {problem}");
+    }
+}
+
+#[test]
+fn a_second_owner_is_told_who_has_the_identity() {
+    let (home, host) = counting();
+    for command in [&["run"][..], &["repair"], &["import", "nothing.jsonl"]] {
+        let problem = problem(home.cli(&[command, &["--json"]].concat()), 1);
+        assert_eq!(problem["code"], "identity_in_use", "{command:?}: {problem}");
+    }
+    host.stop();
+}
+
+#[test]
 fn a_port_that_is_taken_is_named() {
     let (home, other) = (Home::new(), Home::new());
     let host = Host::start(&home);

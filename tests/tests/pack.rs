@@ -74,6 +74,8 @@ fn what_is_kept_is_what_it_was_and_what_is_gone_is_said_to_be_gone() {
         let repeated =
             client.send("POST", "/v1/objects/visits/increment", &[("idempotency-key", "once")], b"[5]").unwrap();
         repeated.problem(410, "packed");
+        let exported = home.cli(&["export", "--at", &(before - 1).to_string(), "--json"]).failed(1);
+        assert_eq!(document(exported.trim())["code"], "packed", "{exported}");
         home.verify();
         let noted = home.transactions("theseus.pack");
         assert_eq!(noted.last().unwrap()["arguments"]["before"], before);

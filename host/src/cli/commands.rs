@@ -166,7 +166,7 @@ impl Session {
     fn init(&self) -> Result<(), Fault> {
         let failed = |error: io::Error| Fault::failed("cannot_init", format!("{} cannot be made: {error}", self.home));
         fs::create_dir_all(self.home.path()).map_err(failed)?;
-        let config = Config::load(&self.home).map_err(|error| Fault::failed("bad_settings", error.to_string()))?;
+        let config = Config::load(&self.home)?;
         let identity = offline::init(&self.home, &config)?;
         config.write_if_missing(&self.home).map_err(failed)?;
         let home = self.home.path().display().to_string();

@@ -5,6 +5,7 @@ use std::{io, process::ExitCode};
 use serde_json::{Value as Json, json};
 
 use crate::{
+    config::ConfigError,
     home::Home,
     runtime::{
         OpenError,
@@ -140,9 +141,14 @@ impl From<ActionError> for Fault {
 
 impl From<OpenError> for Fault {
     fn from(error: OpenError) -> Fault {
-        let exit = error.exit_code();
-        let code = if exit == Exit::Damaged as u8 { IDENTITY_DAMAGED } else { "cannot_open" };
-        Fault::Told { code: code.into(), message: error.to_string(), exit, problem: None }
+        let (code, exit) = (error.code().to_owned(), error.exit_code());
+        Fault::Told { code, message: error.to_string(), exit, problem: None }
+    }
+}
+
+impl From<ConfigError> for Fault {
+    fn from(error: ConfigError) -> Fault {
+        OpenError::from(error).into()
     }
 }
 

@@ -221,8 +221,8 @@ impl From<backup::Failure> for Fault {
     fn from(failure: backup::Failure) -> Fault {
         let message = failure.to_string();
         match failure {
-            backup::Failure::Owner(_) => Fault::failed(codes::IDENTITY_IN_USE, message),
-            backup::Failure::Settings(_) => Fault::failed("bad_settings", message),
+            backup::Failure::Owner(error) => OpenError::from(error).into(),
+            backup::Failure::Settings(error) => error.into(),
             backup::Failure::Backup(BackupError::Storage(error)) => OpenError::from(error).into(),
             backup::Failure::Backup(error) => {
                 let (exit, code) = match error {
@@ -246,8 +246,8 @@ impl From<portable::Failure> for Fault {
         match failure {
             It::Storage(error) => OpenError::from(error).into(),
             It::Output(error) => error.into(),
-            It::Owner(_) => Fault::failed(codes::IDENTITY_IN_USE, message),
-            It::Settings(_) => Fault::failed("bad_settings", message),
+            It::Owner(error) => OpenError::from(error).into(),
+            It::Settings(error) => error.into(),
             It::NoSuchTransaction { .. } => Fault::failed(codes::NO_SUCH_TRANSACTION, message),
             It::NamesTaken { .. } | It::IdsTaken { .. } => Fault::new(Exit::Refused, "import_refused", message),
             It::Malformed { .. } | It::Changed { .. } => Fault::failed("bad_import", message),

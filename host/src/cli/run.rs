@@ -32,7 +32,7 @@ pub(crate) fn run(home: &Home) -> Result<(), Fault> {
     // A plugin may change the working directory.
     let home = std::path::absolute(home.path()).map_err(cannot("the home's folder cannot be found"))?;
     let home = &Home::new(home);
-    let config = Config::load(home).map_err(|error| Fault::failed("bad_settings", error.to_string()))?;
+    let config = Config::load(home)?;
     start_log(&config.log);
     let _exit = exit::guard().map_err(cannot("its end cannot be watched"))?;
     // Before anything is opened, so that being told to stop meanwhile ends in order too.

@@ -576,7 +576,9 @@ pub mod codes {
     pub const NO_SUCH_TRANSACTION: &str = "no_such_transaction";
     /// It was there, and has been packed away. (HTTP 410)
     pub const PACKED: &str = "packed";
-    /// A host that does not answer yet, or no more, has the identity. (Of reading without a host.)
+    /// The settings cannot be used. (Of commands that read them.)
+    pub const BAD_SETTINGS: &str = "bad_settings";
+    /// Another process has the identity. (Of commands that need it for themselves, or read while a host does not answer yet, or no more.)
     pub const IDENTITY_IN_USE: &str = "identity_in_use";
     /// No index answers the question, or there is none to drop. (HTTP 409; exit code 4)
     pub const NO_INDEX: &str = "no_index";

@@ -8,10 +8,11 @@ use std::{
 };
 
 use crossbeam_channel::{Receiver, Sender, after, bounded, never, select};
+use theseus_abi::FailureCode;
 use theseus_value::{ObjectId, Value};
 
 use super::{
-    action::{self, Action, ActionError, Answer, CallMode, Head, ObjectRef, StatusView, SwapOptions},
+    action::{self, Action, ActionError, Answer, CallMode, Head, ObjectRef, StatusView, SwapOptions, codes},
     finding, gc,
     jobs::{Job, Jobs},
     operator::{Operator, QUEUE_MAX},
@@ -21,7 +22,7 @@ use super::{
     views,
 };
 use crate::{
-    config::Config,
+    config::{Config, ConfigError},
     exec::{self, Command, Doing, Done, Engine, Posting, Queried, QueryWorker, Refusal, Start},
     home::Home,
     identity::{Identity, Opened, Outcome, Place, RebuildError, RecordHash, StorageError, Tid},
@@ -42,6 +43,9 @@ pub enum OpenError {
         /// The home.
         home: Home,
     },
+    /// The settings cannot be used.
+    #[error(transparent)]
+    Settings(#[from] ConfigError),
     /// The identity has another owner, or its lock cannot be taken.
     #[error(transparent)]
     Owner(#[from] OwnerError),
@@ -77,6 +81,17 @@ pub enum OpenError {
 }
 
 impl OpenError {
+    /// The word for it.
+    pub fn code(&self) -> &'static str {
+        match self {
+            _ if self.exit_code() == 5 => FailureCode::IDENTITY_DAMAGED.name(),
+            OpenError::Settings(_) => codes::BAD_SETTINGS,
+            OpenError::Owner(OwnerError::Owned { .. }) => codes::IDENTITY_IN_USE,
+            OpenError::Storage(StorageError::Packed { .. }) => codes::PACKED,
+            _ => "cannot_open",
+        }
+    }
+
     /// The exit code of a command that fails with it: 5 for a damaged identity, 1 for everything else.
     pub fn exit_code(&self) -> u8 {
         match self {

@@ -61,7 +61,7 @@ pub(super) fn make_folders(home: &Home) -> Result<(), StorageError> {
 ///
 /// If a host has the identity, if there is none, or as the action itself fails.
 pub fn perform(home: &Home, action: Action) -> Result<Answer, ActionError> {
-    let config = Config::load(home).map_err(|error| views::error(codes::BAD_REQUEST, error.to_string()))?;
+    let config = Config::load(home).map_err(|error| views::error(codes::BAD_SETTINGS, error.to_string()))?;
     identity::limit_views(Duration::from_millis(config.identity.view_ms_max));
     let place = host::place(home, &config);
     Identity::expect_there(&place).map_err(views::storage)?;
@@ -185,7 +185,7 @@ pub struct Verify<'a> {
 ///
 /// If there is no identity or the storage fails; damage is part of the report.
 pub fn verify(home: &Home, verify: Verify<'_>) -> Result<Option<VerifyReport>, OpenError> {
-    let config = Config::load(home).map_err(|error| OpenError::Home { problem: error.to_string() })?;
+    let config = Config::load(home)?;
     identity::limit_views(Duration::from_millis(config.identity.view_ms_max));
     let started = Instant::now();
     let Verify { resume, kept_head, progress } = verify;
@@ -232,7 +232,7 @@ pub fn verify(home: &Home, verify: Verify<'_>) -> Result<Option<VerifyReport>, O
 ///
 /// If a host has the identity, if the history is damaged, or if the storage fails. Then everything is as it was.
 pub fn repair(home: &Home, progress: &mut dyn FnMut(u64, u64) -> bool) -> Result<Option<RepairReport>, OpenError> {
-    let config = Config::load(home).map_err(|error| OpenError::Home { problem: error.to_string() })?;
+    let config = Config::load(home)?;
     let place = host::place(home, &config);
     Identity::expect_there(&place)?;
     let _owner = OwnerLock::take(home)?;

@@ -138,7 +138,7 @@ pub(super) fn execute(global: &Global, command: PluginCommand) -> Result<(), Fau
 fn rules(global: &Global) -> Result<Rules, Fault> {
     // Whoever has no home folder at all can judge files, too.
     let home = global.home().unwrap_or_else(|_| Home::new("."));
-    let config = Config::load(&home).map_err(|error| Fault::failed("bad_settings", error.to_string()))?;
+    let config = Config::load(&home)?;
     Ok(Rules::of(&home, &config))
 }
 
