@@ -435,6 +435,18 @@ fn wrong_settings_have_one_code_whoever_reads_them() {
 }
 
 #[test]
+fn wrong_use_is_told_in_json_too() {
+    let home = Home::new();
+    for line in [&["sail"][..], &["swap"], &["get", "x", "--at", "never"], &["ls", "--wher", "a=1"], &["pack"]] {
+        let told = problem(home.cli(&[line, &["--json"]].concat()), 2);
+        assert_eq!((&told["code"], &told["type"]), (&json!("usage"), &json!("urn:theseus:error:usage")));
+        assert!(told["detail"].as_str().is_some_and(|detail| !detail.starts_with("error")), "{told}");
+        assert!(home.cli(line).failed(2).contains("Usage:") || line[0] == "get", "{line:?}");
+    }
+    assert!(home.cli(&["get", "--help", "--json"]).succeeded().contains("Usage:"));
+}
+
+#[test]
 fn a_second_owner_is_told_who_has_the_identity() {
     let (home, host) = counting();
     for command in [&["run"][..], &["repair"], &["import", "nothing.jsonl"]] {

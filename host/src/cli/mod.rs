@@ -448,7 +448,15 @@ fn moment(text: &str) -> Result<String, String> {
 
 /// Runs the command that the process was started with.
 pub fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        // What is wrong may come before the flag, so it is looked for where it stands.
+        Err(error) if error.use_stderr() && std::env::args_os().any(|argument| argument == "--json") => {
+            let text = error.to_string();
+            return Fault::usage(text.strip_prefix("error: ").unwrap_or(&text).trim_end()).report(true);
+        }
+        Err(error) => error.exit(),
+    };
     if let Command::Confined = arguments.command {
         return runtime::work_confined();
     }
