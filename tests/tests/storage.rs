@@ -482,6 +482,39 @@ fn free(disk: &SmallDisk) -> u64 {
 }
 
 #[test]
+fn what_only_reads_works_on_a_disk_that_cannot_be_written() {
+    let Some(disk) = SmallDisk::mount(40) else { return };
+    let home = Home::at(disk.0.path(), "[identity]\ndisk_free_bytes_min = 0\n");
+    let host = Host::start(&home);
+    home.swap(&[&artifacts::troublemaker()]);
+    host.client().create("troublemaker.Trouble", "kept");
+    host.stop();
+    let (status, export) = (home.json(&["status"]), home.run(&["export"]));
+    let remounted = Command::new("mount").args(["-o", "remount,ro"]).arg(disk.0.path()).status().unwrap();
+    assert!(remounted.success());
+    for command in [
+        &["ls"][..],
+        &["get", "kept"],
+        &["history"],
+        &["messages"],
+        &["plugins"],
+        &["index", "ls"],
+        &["parents", "kept"],
+        &["verify"],
+    ] {
+        home.run(command);
+    }
+    assert_eq!(home.json(&["status"])["head"], status["head"]);
+    assert_eq!(home.run(&["export"]), export);
+    let file = home.beside("in.jsonl");
+    fs::write(&file, &export).unwrap();
+    for command in [&["import", file.to_str().unwrap()][..], &["repair"], &["run"]] {
+        let message = home.cli(command).failed(1);
+        assert!(message.contains("cannot_open") && message.contains("Read-only file system"), "{message}");
+    }
+}
+
+#[test]
 fn a_full_disk_refuses_writes_until_there_is_room_again() {
     let Some(disk) = SmallDisk::mount(40) else { return };
     let home = Home::at(disk.0.path(), "[identity]\ndisk_free_bytes_min = 0\n");

@@ -67,9 +67,15 @@ impl OwnerLock {
         Ok(lock)
     }
 
-    /// Shares the lock with others who read, or says at once that a host has it.
+    /// Shares the lock with others who read, or says at once that a host has it. Nothing is written, so that whoever may only read the
+    /// home can do this.
     pub(super) fn share(home: &Home) -> Result<OwnerLock, OwnerError> {
-        let lock = OwnerLock::open(home)?;
+        let lock = match File::open(home.owner_lock()) {
+            Ok(file) => OwnerLock { file },
+            // Somebody has removed the file, or it was not copied with the rest.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => OwnerLock::open(home)?,
+            Err(source) => return Err(OwnerError::Io { path: home.owner_lock(), source }),
+        };
         if lock.get(home, FlockOperation::NonBlockingLockShared)? {
             Ok(lock)
         } else {
