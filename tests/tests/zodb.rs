@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use std::process::Command;
+use std::{fs, path::Path, process::Command};
 
 use theseus_tests::{
     Home, Json, Output,
@@ -124,6 +124,43 @@ fn a_storage_of_zodb_becomes_an_identity_with_its_history() {
     assert!(then["long"].is_object() && data["long"].is_null());
     let first = home.json(&["get", "root", "--at", &history[0]["tid"].to_string()]);
     assert_eq!(first["slots"]["data"], json!({}), "an empty root was all there was");
+}
+
+/// Nothing is taken for the whole that is not, and nothing is left where it could be taken for it.
+#[test]
+fn a_file_that_is_no_whole_storage_is_refused_in_one_line() {
+    let Some(python) = python() else { return };
+    let home = Home::bare("");
+    let (storage, out) = (home.beside("Data.fs"), home.beside("import.jsonl"));
+    finish(Command::new(&python).arg(checkout().join("tests/fixtures/zodb/make.py")).arg(&storage)).succeeded();
+    let whole = fs::read(&storage).unwrap();
+    let mut damaged = whole.clone();
+    damaged[whole.len() / 3..][..400].fill(0);
+    let cut = &whole[..whole.len() - 37];
+    let path = home.beside("other.fs");
+    let [path_text, out_text] = [&path, &out].map(|path| path.to_str().unwrap());
+    for (bytes, says) in [
+        (&b"hello\n"[..], "no FileStorage"),
+        (b"", "no FileStorage"),
+        (&whole[1..], "no FileStorage"),
+        (cut, "--accept-truncated"),
+        (&damaged, "other.fs"),
+    ] {
+        fs::write(&path, bytes).unwrap();
+        let message = script(&[path_text, "--out", out_text]).failed(1);
+        let told: Vec<&str> = message.lines().filter(|line| line.starts_with("import-zodb: ")).collect();
+        assert!(told.len() == 1 && told[0].contains(says) && !message.contains("Traceback"), "{message}");
+        let left: Vec<_> = fs::read_dir(out.parent().unwrap()).unwrap().map(|it| it.unwrap().file_name()).collect();
+        assert!(!left.iter().any(|name| name.to_string_lossy().contains("import.jsonl")), "{left:?}");
+    }
+    // Without its last transaction, if that is what somebody wants.
+    fs::write(&path, cut).unwrap();
+    let said = script(&[path_text, "--accept-truncated", "--out", out_text]);
+    assert!(said.code == 0 && said.stderr.contains("left out"), "{}", said.stderr);
+    let transactions = |path: &Path| fs::read_to_string(path).unwrap().matches("{\"transaction\":").count();
+    let less = transactions(&out);
+    script(&[storage.to_str().unwrap(), "--out", out_text]).succeeded();
+    assert_eq!(transactions(&out), less + 1);
 }
 
 #[test]
