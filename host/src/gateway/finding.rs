@@ -147,7 +147,8 @@ pub(super) async fn find(State(shared): Host, uri: Uri) -> Outcome {
     routes::reply(&shared.ask(Action::Find { behavior, slot, condition, after, limit }).await?)
 }
 
-/// Reads a condition: a slot, one of `=`, `<`, `<=`, `>` and `>=`, and a value, which is JSON, or text if it is not.
+/// Reads a condition: a slot, one of `=`, `<`, `<=`, `>` and `>=`, and a value, which is JSON, or text if it is not. Text that begins with
+/// such a sign has to be JSON: without quotes it is a sign that somebody knows from elsewhere, such as `==`.
 ///
 /// # Errors
 ///
@@ -165,6 +166,9 @@ pub fn parse_where(text: &str) -> Result<(String, Condition), String> {
     ];
     let parsed = relations.iter().find_map(|(sign, relation)| Some((rest.strip_prefix(sign)?, *relation)));
     let (value, relation) = parsed.ok_or_else(bad)?;
+    if value.trim_start().starts_with(['=', '<', '>']) {
+        return Err(bad() + "; a text that begins with one of these needs quotes, such as name=\"=5\"");
+    }
     let value = match serde_json::from_str::<Json>(value) {
         Ok(json) => from_json(json).map_err(|error| format!("in `{text}`: {error}"))?,
         Err(_) => Value::Text(value.to_owned()),
@@ -208,7 +212,8 @@ mod tests {
         assert_eq!(parsed("name=\"5\""), slot("name", Relation::Equal, Value::Text("5".into())));
         assert_eq!(parsed("owner={\"$ref\":7}"), slot("owner", Relation::Equal, Value::Ref(ObjectId(7))));
         assert_eq!(parsed("name="), slot("name", Relation::Equal, Value::Text(String::new())));
-        for wrong in ["count", "=5", "", "count!5"] {
+        assert_eq!(parsed("name=\"=5\""), slot("name", Relation::Equal, Value::Text("=5".into())));
+        for wrong in ["count", "=5", "", "count!5", "count==5", "count<>5", "count => 5", "count>>5"] {
             assert!(parse_where(wrong).unwrap_err().contains("SLOT=VALUE"), "{wrong}");
         }
     }
