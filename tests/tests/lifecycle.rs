@@ -435,6 +435,24 @@ fn wrong_settings_have_one_code_whoever_reads_them() {
 }
 
 #[test]
+fn restart_cycles_are_held_where_there_is_an_identity() {
+    let home = Home::new();
+    home.run(&["hold", "--reason", "the disk is being changed"]);
+    assert!(home.run(&["resume"]).contains("the disk is being changed"));
+    // A folder that is not there, relative and absolute, and one that holds something else.
+    let folder = tempfile::tempdir().unwrap();
+    let missing = folder.path().join("missing");
+    for place in ["missing", missing.to_str().unwrap(), folder.path().to_str().unwrap()] {
+        for command in ["hold", "resume"] {
+            let output = finish(plain_command().current_dir(folder.path()).args(["--home", place, command]));
+            let message = output.failed(1);
+            assert!(message.contains("no_identity") && message.contains(place), "{message}");
+        }
+    }
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "nothing was made");
+}
+
+#[test]
 fn wrong_use_is_told_in_json_too() {
     let home = Home::new();
     for line in [&["sail"][..], &["swap"], &["get", "x", "--at", "never"], &["ls", "--wher", "a=1"], &["pack"]] {

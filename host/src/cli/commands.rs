@@ -75,10 +75,12 @@ impl Session {
             Command::Init => self.init(),
             Command::Run => run::run(&self.home),
             Command::Hold { reason } => {
+                self.need_identity()?;
                 offline::hold(&self.home, &reason)?;
                 self.print(&json!({ "held": reason }).to_string(), |_| "restart cycles are held back\n".to_owned())
             }
             Command::Resume => {
+                self.need_identity()?;
                 let held = offline::resume(&self.home)?;
                 self.print(&json!({ "was_held": held }).to_string(), |_| match &held {
                     Some(reason) => format!("resumed; it was held: {reason}\n"),
