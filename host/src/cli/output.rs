@@ -9,6 +9,9 @@ use crate::{gateway::time::format_time, runtime::offline::Resumption};
 
 // Writing into a `String` cannot fail, so the results of `write!` are dropped.
 
+/// From when on it is told how long something will still take; before that, and before a hundredth is done, it would be a guess.
+const ESTIMATE_AFTER: Duration = Duration::from_secs(1);
+
 /// How much of a digest tells it from others.
 const DIGEST_DIGITS: usize = 12;
 
@@ -389,9 +392,10 @@ pub(super) fn progress(done: u64, total: u64, bytes: Option<u64>, elapsed: Durat
     let bar = "#".repeat(filled) + &".".repeat(WIDTH as usize - filled);
     let seconds = elapsed.as_secs_f64();
     let rate = bytes.map_or(String::new(), |bytes| format!("  {:.0} MB/s", bytes as f64 / 1e6 / seconds.max(1e-3)));
-    let left = match done {
-        0 => String::new(),
-        done => format!("  {:.0} s left", seconds * total.saturating_sub(done) as f64 / done as f64),
+    // What took no time, or was next to nothing, says nothing of the rest.
+    let left = match elapsed < ESTIMATE_AFTER || share(100) == 0 {
+        true => String::new(),
+        false => format!("  {:.0} s left", seconds * total.saturating_sub(done) as f64 / done.max(1) as f64),
     };
     format!("[{bar}] {:>3} %{rate}{left}", share(100))
 }
@@ -529,5 +533,9 @@ mod tests {
             assert!(line.chars().count() < 79 && !line.contains('\n'), "{line}");
         }
         assert!(progress(5, 10, None, Duration::from_secs(2)).contains(" 50 %  2 s left"));
+        for (done, total, ms) in [(1, 1_000_000, 100), (1, 1_000_000, 5_000), (5, 10, 100)] {
+            let line = progress(done, total, Some(done), Duration::from_millis(ms));
+            assert!(!line.contains("left"), "so early nobody can tell: {line}");
+        }
     }
 }
