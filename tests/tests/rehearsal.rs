@@ -152,6 +152,8 @@ fn the_search_for_transactions_is_bounded() {
     for _ in 0..10 {
         act(&home, "a", "create");
     }
+    let text = home.run(&["rehearse", present.to_str().unwrap()]);
+    assert_eq!(text, "nothing to rehearse: no behaviour would change, what is offered is in force");
     let report = rehearse(&home, &next, &["--last", "100"]);
     assert_eq!((&report["end"], &report["limit"]), (&json!("looked_at"), &json!(5)));
     assert_eq!(report["transactions"], json!(5));

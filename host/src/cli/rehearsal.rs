@@ -27,6 +27,9 @@ const CLASSES: [(&str, &str); 7] = [
 /// The report.
 pub(super) fn report(report: &Json) -> String {
     let names: Vec<String> = items(&report["behaviors"]).map(plain).collect();
+    if names.is_empty() {
+        return "nothing to rehearse: no behaviour would change, what is offered is in force\n".to_owned();
+    }
     let behaviors = names.join(", ");
     if report["transactions"] == 0 {
         return format!("no recorded transaction concerns {behaviors}{}\n", ended(report));
