@@ -191,6 +191,39 @@ fn an_answer_names_a_head_that_holds_it() {
     home.verify();
 }
 
+/// What would silently be something else than was written is refused.
+#[test]
+fn no_number_and_no_member_of_a_request_gets_lost() {
+    let (home, host, mut client) = with_plugin("counter");
+    client.create("counter.Counter", "visits");
+    let large = "18446744073709551616";
+    let bodies = [
+        ("/v1/objects", format!(r#"{{"behavior": "counter.Counter", "slots": {{"count": {large}}}}}"#)),
+        ("/v1/objects", r#"{"behavior": "counter.Counter", "slots": {"count": 1, "count": 2}}"#.to_owned()),
+        ("/v1/objects/visits/increment", format!("[{large}]")),
+        ("/v1/objects/visits/increment", r#"{"by": 1, "by": 2}"#.to_owned()),
+        ("/v1/messages", format!(r#"{{"target": "visits", "method": "increment", "arguments": [-{large}]}}"#)),
+        ("/v1/messages", r#"{"target": "visits", "method": "increment", "arguments": {"by": 1, "by": 1}}"#.to_owned()),
+    ];
+    for (path, body) in bodies {
+        let answer = client.send("POST", path, &[], body.as_bytes()).unwrap();
+        answer.problem(400, "bad_request");
+    }
+    client.get(&format!("/v1/objects/visits/count?by={large}")).problem(400, "bad_request");
+    client.get(&format!("/v1/objects?where=count={large}")).problem(400, "bad_request");
+    let line = format!("{{\"object\": \"visits\", \"method\": \"increment\", \"arguments\": [{large}]}}\n");
+    let answers = client.send("POST", "/v1/batch", &[], line.as_bytes()).unwrap().lines();
+    assert_eq!(answers[0]["error"]["code"], "bad_request");
+    for arguments in [
+        &["new", "counter.Counter", "--slots", &format!("{{\"count\": {large}}}")][..],
+        &["call", "visits", "increment", large],
+    ] {
+        assert!(home.cli(arguments).failed(2).contains(large));
+    }
+    assert_eq!(client.call("visits", "count", &json!([])), 0);
+    host.stop();
+}
+
 // --- Request ids --------------------------------------------------------------------------------------------------------
 
 #[test]

@@ -23,6 +23,7 @@ use crate::{
     gateway::{
         json as forms,
         request::{parse_at, parse_ref},
+        strict::{self, Strict},
     },
     home::Home,
     runtime::{
@@ -426,9 +427,10 @@ pub(super) fn call_body(text: &str) -> Result<String, Fault> {
 }
 
 fn parsed(what: &str, text: &str) -> Result<Json, Fault> {
-    serde_json::from_str(text).map_err(|error| {
-        Fault::usage(format!("{what} is not JSON: {error}; a text needs quotes within quotes, such as '\"{text}\"'"))
-    })
+    let quotes = format!("a text needs quotes within quotes, such as '\"{text}\"'");
+    let read = strict::parse(text.as_bytes());
+    let Strict(json) = read.map_err(|error| Fault::usage(format!("{what} is not as expected: {error}; {quotes}")))?;
+    Ok(json)
 }
 
 pub(super) fn document(text: &str) -> Result<Json, Fault> {

@@ -7,16 +7,14 @@ use axum::{
 };
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
-use theseus_value::{
-    ObjectId, Value,
-    json::{from_json, to_json},
-};
+use theseus_value::{ObjectId, json::to_json};
 
 use super::{
     json,
     problem::Problem,
     request::{self, JsonRef},
     routes::{self, Host, Outcome},
+    strict::Strict,
 };
 use crate::runtime::action::{
     Action, Condition, Due, FoundView, IndexView, MessageView, ObjectRef, Relation, WhichMessages,
@@ -57,7 +55,7 @@ struct Posting {
     target: JsonRef,
     method: String,
     #[serde(default)]
-    arguments: Json,
+    arguments: Strict,
     delay_ms: Option<u64>,
     at_us: Option<u64>,
     every_ms: Option<u64>,
@@ -169,10 +167,7 @@ pub fn parse_where(text: &str) -> Result<(String, Condition), String> {
     if value.trim_start().starts_with(['=', '<', '>']) {
         return Err(bad() + "; a text that begins with one of these needs quotes, such as name=\"=5\"");
     }
-    let value = match serde_json::from_str::<Json>(value) {
-        Ok(json) => from_json(json).map_err(|error| format!("in `{text}`: {error}"))?,
-        Err(_) => Value::Text(value.to_owned()),
-    };
+    let value = request::json_or_text(value).map_err(|error| format!("in `{text}`: {error}"))?;
     Ok((slot.trim().to_owned(), Condition { relation, value }))
 }
 
@@ -199,6 +194,8 @@ pub(super) async fn drop_index(State(shared): Host, uri: Uri) -> Outcome {
 
 #[cfg(test)]
 mod tests {
+    use theseus_value::Value;
+
     use super::*;
 
     #[test]

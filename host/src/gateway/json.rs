@@ -10,10 +10,10 @@ use theseus_value::{ObjectId, Value, json::to_json};
 
 use super::{finding, pack, rehearsal};
 use crate::runtime::action::{
-    ActionError, Answer, AppliedView, CollectedView, FailedView, FaultView, Head, KeptHeadFound, LostNameView, MigratedBy, MissView,
-    ObjectView, PlanKind, PlanView, PlannedMigration, PlannedPlugin, PluginState, PluginView, ProbationView, ProbeView,
-    ProgressView, QuarantineView, RepairReport, RollbackView, StatusView, SwapView, Tid, TransactionView, TrialsView,
-    UndoneView, VerifyReport,
+    ActionError, Answer, AppliedView, CollectedView, FailedView, FaultView, Head, KeptHeadFound, LostNameView,
+    MigratedBy, MissView, ObjectView, PlanKind, PlanView, PlannedMigration, PlannedPlugin, PluginState, PluginView,
+    ProbationView, ProbeView, ProgressView, QuarantineView, RepairReport, RollbackView, StatusView, SwapView, Tid,
+    TransactionView, TrialsView, UndoneView, VerifyReport,
 };
 
 /// The form of an answer, as one document.

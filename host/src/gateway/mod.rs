@@ -15,6 +15,7 @@ mod rehearsal;
 pub mod request;
 mod routes;
 mod server;
+pub mod strict;
 pub mod time;
 
 use std::{net::TcpListener, os::unix::net::UnixListener, path::PathBuf, sync::Arc, time::Duration};

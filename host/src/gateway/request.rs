@@ -7,12 +7,18 @@ use axum::{
     http::{HeaderMap, Uri},
 };
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use serde::{Deserialize, de::DeserializeOwned};
+use serde::{
+    Deserialize,
+    de::{DeserializeOwned, IgnoredAny},
+};
 use serde_json::Value as Json;
 use theseus_value::{Map, ObjectId, Value, json::from_json};
 
-use super::problem::{Problem, own_codes};
-use super::time::parse_time;
+use super::{
+    problem::{Problem, own_codes},
+    strict::{self, Strict},
+    time::parse_time,
+};
 use crate::runtime::action::{Action, At, CallMode, ObjectRef};
 
 /// The header with which a client makes a request repeatable: its value is the request id.
@@ -101,7 +107,7 @@ struct NewObject {
     clone: Option<JsonRef>,
     derive: Option<JsonRefs>,
     name: Option<String>,
-    slots: Option<Json>,
+    slots: Option<Strict>,
 }
 
 /// Reads the body of `POST /v1/objects`.
@@ -110,8 +116,8 @@ pub(crate) fn creation(body: &[u8], request_id: Option<String>) -> Result<Action
     match (behavior, clone, derive, slots) {
         (Some(behavior), None, None, slots) => {
             let slots = match slots {
-                None | Some(Json::Null) => Value::Map(Map::new()),
-                Some(slots @ Json::Object(_)) => value(slots, "slots")?,
+                None | Some(Strict(Json::Null)) => Value::Map(Map::new()),
+                Some(Strict(slots @ Json::Object(_))) => value(slots, "slots")?,
                 Some(_) => return Err(Problem::bad_request("slots: expected an object of names and values")),
             };
             Ok(Action::Create { behavior, name, slots, request_id })
@@ -132,7 +138,7 @@ struct BatchLine {
     object: JsonRef,
     method: String,
     #[serde(default)]
-    arguments: Json,
+    arguments: Strict,
 }
 
 /// Reads one line of a batch.
@@ -155,7 +161,7 @@ pub(crate) fn call_arguments(body: &[u8]) -> Result<Value, Problem> {
     if body.iter().all(u8::is_ascii_whitespace) { Ok(Value::Null) } else { arguments(parse_json(body)?) }
 }
 
-pub(super) fn arguments(json: Json) -> Result<Value, Problem> {
+pub(super) fn arguments(Strict(json): Strict) -> Result<Value, Problem> {
     let value = value(json, "arguments")?;
     match value {
         Value::Null | Value::Array(_) | Value::Map(_) => Ok(value),
@@ -171,10 +177,7 @@ pub(crate) fn query_arguments(uri: &Uri) -> Result<Value, Problem> {
     }
     let mut arguments = Map::new();
     for (name, text) in pairs {
-        let argument = match serde_json::from_str(&text) {
-            Ok(json) => value(json, &name)?,
-            Err(_) => Value::Text(text),
-        };
+        let argument = json_or_text(&text).map_err(|error| bad_value(&name, error))?;
         if arguments.insert(name.as_str(), argument).is_some() {
             return Err(Problem::bad_request(format!("the argument `{name}` is given twice")));
         }
@@ -192,7 +195,20 @@ pub(crate) fn query<T: DeserializeOwned>(uri: &Uri) -> Result<T, Problem> {
 
 /// Reads a JSON document; the problem says where it goes wrong.
 pub(crate) fn parse_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
-    serde_json::from_slice(body).map_err(|error| Problem::bad_request(format!("not the expected JSON: {error}")))
+    strict::parse(body).map_err(|error| Problem::bad_request(format!("not the expected JSON: {error}")))
+}
+
+/// A value as people write it where there is no document: JSON, or text if it is not.
+///
+/// # Errors
+///
+/// What is wrong with the JSON, for the person who wrote it.
+pub fn json_or_text(text: &str) -> Result<Value, String> {
+    if serde_json::from_str::<IgnoredAny>(text).is_err() {
+        return Ok(Value::Text(text.to_owned()));
+    }
+    let Strict(json) = strict::parse(text.as_bytes())?;
+    from_json(json).map_err(|error| error.to_string())
 }
 
 /// The request id of a request, if it has one.

@@ -10,8 +10,8 @@ pub use crate::identity::Resumption;
 use super::{
     OpenError,
     action::{
-        Action, ActionError, Answer, Damage, KeptHeadFound, KeptHeadView, PluginState, PluginView, PluginsView, RepairReport,
-        StatusView, VerifyReport, codes,
+        Action, ActionError, Answer, Damage, KeptHeadFound, KeptHeadView, PluginState, PluginView, PluginsView,
+        RepairReport, StatusView, VerifyReport, codes,
     },
     finding,
     host::{self, VERSION},
