@@ -84,7 +84,7 @@ fn messages_are_delivered_after_the_commit_and_in_their_order() {
 
 #[test]
 fn a_message_can_be_read_and_nothing_else() {
-    let (_home, host) = start("");
+    let (home, host) = start("");
     let mut client = host.client();
     let bell = client.create("clock.Bell", "bell");
     let id = post(&mut client, "bell", 7, json!({ "delay_ms": 600_000 }));
@@ -109,6 +109,18 @@ fn a_message_can_be_read_and_nothing_else() {
     client
         .post("/v1/messages", &json!({ "target": bell, "method": "ring", "every_ms": 0 }))
         .problem(422, "bad_arguments");
+    // No time is so far away that it would be another one.
+    for more in
+        [json!({ "delay_ms": u64::MAX }), json!({ "delay_ms": u64::MAX / 1000 }), json!({ "every_ms": u64::MAX })]
+    {
+        let mut body = json!({ "target": bell, "method": "ring", "arguments": [1] });
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        client.post("/v1/messages", &body).problem(422, "bad_arguments");
+    }
+    for option in ["--in", "--every"] {
+        home.cli(&["post", "bell", "ring", "1", option, "1000000000d"]).failed(2);
+    }
+    assert_eq!(count(&mut client, "waiting"), 1);
 }
 
 #[test]

@@ -197,7 +197,9 @@ pub(super) fn milliseconds(text: &str) -> Result<u64, String> {
         _ => return Err("expected a number and one of ms, s, m, h and d, such as 30s".to_owned()),
     };
     let number: u64 = number.parse().map_err(|_| "expected a number, such as 30s".to_owned())?;
-    number.checked_mul(each).ok_or_else(|| "that is too long".to_owned())
+    // A host counts microseconds.
+    let ms = number.checked_mul(each).filter(|ms| ms.checked_mul(1000).is_some());
+    ms.ok_or_else(|| "that is too long".to_owned())
 }
 
 fn objects(document: &Json) -> String {
@@ -237,7 +239,7 @@ mod tests {
     fn lengths_of_time_have_a_unit() {
         let read = ["5ms", "30s", "2m", "1h", "3d"].map(|text| milliseconds(text).unwrap());
         assert_eq!(read, [5, 30_000, 120_000, 3_600_000, 259_200_000]);
-        for wrong in ["5", "s", "", "5 s", "-1s", "99999999999999999d"] {
+        for wrong in ["5", "s", "", "5 s", "-1s", "99999999999999999d", "1000000000d"] {
             assert!(milliseconds(wrong).is_err(), "{wrong}");
         }
     }

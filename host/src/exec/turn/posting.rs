@@ -7,7 +7,7 @@ use theseus_value::ObjectId;
 
 use super::{Turn, check_open};
 use crate::{
-    exec::messages::{self, METHOD_BYTES_MAX, Message, Post},
+    exec::messages::{self, Due, METHOD_BYTES_MAX, Message, Post},
     identity::MESSAGE_BEHAVIOR,
 };
 
@@ -21,6 +21,14 @@ impl Turn<'_> {
         }
         if post.every_us == Some(0) {
             return refused("a period takes some time: without one a message is delivered once".to_owned());
+        }
+        let due_us = match post.due {
+            Due::After(delay_us) => self.time_us.checked_add(delay_us),
+            Due::At(due_us) => Some(due_us),
+        };
+        // A time that does not fit would become another one.
+        if due_us.and_then(|due_us| due_us.checked_add(post.every_us.unwrap_or(0))).is_none() {
+            return refused("that is too far away: times are microseconds since 1970 in 64 bits".to_owned());
         }
         let target = post.target;
         let Some(record) = self.peek(target)? else {
