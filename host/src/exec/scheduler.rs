@@ -24,8 +24,8 @@ use theseus_value::ObjectId;
 use super::{Command, Doing, Refusal, Reply, Start, Vitals, intake::Intake, messages, now_us, spawn};
 use crate::identity::{Identity, IndexDefinition, Reader, StorageError, Tid, Wanted};
 
-/// How many messages the window is filled with.
-const WINDOW: usize = 65_536;
+/// How many messages the window is filled with; in unit tests so few that others are left.
+const WINDOW: usize = if cfg!(test) { 16 } else { 65_536 };
 
 /// How many messages the inbox holds; of more the index has to be asked.
 const INBOX_MAX: usize = 65_536;
@@ -210,20 +210,29 @@ impl Scheduler {
         self.rest = Some((rest_us, self.clock.now_us));
     }
 
-    /// Fills the window from the index.
+    /// Fills the window from the index, from as far on as there is something to deliver.
     fn fill_window(&mut self) -> Result<(), StorageError> {
         let index = IndexDefinition::due();
-        let wanted = Wanted { index: &index, condition: None, after: None, limit: WINDOW };
-        let found = self.reader.matching_newest(wanted)?.expect("an index that the host brings with it is complete");
-        let due = |(object, version): &(ObjectId, crate::identity::Version)| {
-            Some((messages::due_us(version.record.as_ref()?)?, *object))
-        };
-        let all: Vec<DueMessage> = found.objects.iter().filter_map(due).collect();
-        let horizon = found.next.and_then(|_| all.last().copied());
-        let is_ours = |message: &DueMessage| !self.in_flight.contains(message) && !self.damaged.contains_key(message);
-        let ours = all.into_iter().filter(is_ours);
-        self.window = Window { due: ours.collect(), horizon, known: true };
-        Ok(())
+        let (mut window, mut after) = (Window { known: true, ..Window::default() }, None);
+        loop {
+            let wanted = Wanted { index: &index, condition: None, after: after.as_deref(), limit: WINDOW };
+            let found =
+                self.reader.matching_newest(wanted)?.expect("an index that the host brings with it is complete");
+            let due = |(object, version): &(ObjectId, crate::identity::Version)| {
+                Some((messages::due_us(version.record.as_ref()?)?, *object))
+            };
+            let all: Vec<DueMessage> = found.objects.iter().filter_map(due).collect();
+            window.horizon = found.next.as_ref().and_then(|_| all.last().copied());
+            let is_ours =
+                |message: &DueMessage| !self.in_flight.contains(message) && !self.damaged.contains_key(message);
+            window.due = all.into_iter().filter(is_ours).collect();
+            after = found.next;
+            if after.is_none() || !window.due.is_empty() {
+                self.window = window;
+                return Ok(());
+            }
+            self.reader.release();
+        }
     }
 
     /// Hands over what is due; answers how long to sleep.
