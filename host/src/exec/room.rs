@@ -106,7 +106,11 @@ fn judge(room: &Room, to_come: ToCome, settings: &config::Identity, short: bool)
     // On a small disk the setting would be most of it.
     let least_bytes = settings.disk_free_bytes_min.min(room.disk_bytes / 20);
     let free_bytes = room.disk_free_bytes.saturating_sub(all_bytes);
-    let mut left = free_bytes.checked_sub(more(least_bytes)).ok_or(Shortage::Disk { free_bytes, least_bytes })?;
+    let mut left = match least_bytes {
+        // The disk is no bound, and a full one no reason to measure before each command.
+        0 => u64::MAX,
+        _ => free_bytes.checked_sub(more(least_bytes)).ok_or(Shortage::Disk { free_bytes, least_bytes })?,
+    };
     let mut leave = |used: u64, most: u64, shortage| {
         let bound = most.saturating_sub(more(MAP_RESERVE_BYTES.min(most / 16)));
         left = left.min(bound.checked_sub(used).ok_or(shortage)?);
@@ -282,6 +286,7 @@ mod tests {
         assert_eq!(judged(&small(2 * MB), &settings(), false), None);
         assert!(matches!(judged(&small(2 * MB - 1), &settings(), false), Some(Shortage::Disk { .. })));
         let off = config::Identity { disk_free_bytes_min: 0, ..settings() };
-        assert_eq!(judged(&small(0), &off, false), None);
+        // Only the maps are a bound then.
+        assert!(judge(&small(0), ToCome::default(), &off, false).is_ok_and(|left| left > 50 << 30));
     }
 }
