@@ -167,11 +167,12 @@ fn beside_prefix(file: &Path) -> String {
 
 /// Begins the file that is to take the place of another one, and removes what those left that were killed at that.
 ///
-/// Whoever is at work holds a lock on his, which the system frees when he ends. Where there are no locks, nothing is removed.
+/// Whoever is at work holds a lock on his, which the system frees when he ends. Where there are no locks, or the folder may only be
+/// written, nothing is removed.
 fn begin(file: &Path, temporary: &Path) -> io::Result<File> {
     let prefix = beside_prefix(file);
     let folder = temporary.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    for entry in fs::read_dir(folder)?.flatten() {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let is_one = entry.file_name().to_str().is_some_and(|name| {
             let process = name.strip_prefix(&prefix).and_then(|rest| rest.strip_suffix(".tmp"));
             process.is_some_and(|process| process.parse::<u32>().is_ok())
