@@ -177,7 +177,8 @@ fn a_flipped_bit_in_the_object_table_is_found_and_placed() {
     let home = marked();
     let host = Host::start(&home);
     for target in ["kept", "kept", "replaced"] {
-        let message = json!({ "target": target, "method": "touch", "delay_ms": 3000 });
+        // Late enough for the host to be gone by then.
+        let message = json!({ "target": target, "method": "touch", "delay_ms": 6000 });
         assert_eq!(host.client().post("/v1/messages", &message).status, 201);
     }
     host.stop();
@@ -198,7 +199,6 @@ fn a_flipped_bit_in_the_object_table_is_found_and_placed() {
         client.get("/v1/objects/kept").problem(500, "identity_damaged");
         client.get("/v1/objects/kept/note").problem(500, "identity_damaged");
         client.post("/v1/objects/kept/touch", &json!([])).problem(500, "identity_damaged");
-        assert_eq!(client.call("replaced", "count", &json!([])), 0);
         // A message that nobody can receive is in nobody's way.
         until("the other is delivered", || client.call("replaced", "count", &json!([])) == 1);
         assert_eq!(client.get("/v1/status").ok()["messages"]["waiting"], 2);
