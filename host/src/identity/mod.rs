@@ -424,10 +424,12 @@ impl Identity {
     ///
     /// If the storage fails or a record is damaged.
     pub fn tid_at(&self, time_us: u64) -> Result<Tid, StorageError> {
+        // The head first: the view has it then, and may have more that nobody is to see yet.
+        let head = self.head().tid;
         let view = self.history.read()?;
         let packed = view.packed().tid;
         // What ends with `before` or earlier is not too late, what begins after `last` is.
-        let (mut before, mut last) = (packed.0, view.head()?.tid.0);
+        let (mut before, mut last) = (packed.0, head.0);
         while before < last {
             let middle = Tid(before + (last - before).div_ceil(2));
             let header = view.with_batch(middle, |batch| Ok(batch.header.clone()))?;

@@ -8,6 +8,8 @@ fn the_transaction_of_a_time_is_found_while_commits_go_on() {
     let (mut writer, mut committer) = subject.open.unwrap();
     let identity = writer.identity().clone();
     let stop = AtomicBool::new(false);
+    // Found before anybody may see them. Told at the end, so that the other thread ends.
+    let mut early = Vec::new();
     std::thread::scope(|threads| {
         threads.spawn(|| {
             while !stop.load(Ordering::Relaxed) {
@@ -23,9 +25,12 @@ fn the_transaction_of_a_time_is_found_while_commits_go_on() {
             let draft = Draft { request_id, target, method, arguments, time_us, seed, outcome, writes: &writes, names };
             writer.record(&draft).unwrap();
             let generations: Arc<[_]> = [].into();
+            let seen = identity.head().tid;
             let head = committer.append(writer.close_batch(), &generations, 3).unwrap();
+            early.extend(identity.tid_at(u64::MAX).ok().filter(|at| *at != seen));
             committer.publish(head);
         }
         stop.store(true, Ordering::Relaxed);
     });
+    assert_eq!(early, []);
 }
