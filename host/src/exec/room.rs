@@ -181,15 +181,15 @@ impl RoomWatch {
 
     /// Measures.
     pub(super) fn look(&self, identity: &Identity, settings: &config::Identity) {
-        // Before the measurement: what is written in between counts twice rather than not at all.
-        let to_come = *self.to_come.lock().unwrap_or_else(PoisonError::into_inner);
+        // Before the measurement: what is written in between counts twice rather than not at all. And until its end: the last one counts.
+        let to_come = self.to_come.lock().unwrap_or_else(PoisonError::into_inner);
         let room = match identity.room() {
             Ok(room) => room,
             // It is a watch: who writes finds out himself.
             Err(error) => return log::debug!("the room cannot be measured: {error}"),
         };
         let before = self.shortage();
-        let judged = judge(&room, to_come, settings, before.is_some());
+        let judged = judge(&room, *to_come, settings, before.is_some());
         self.left.store(judged.as_ref().copied().unwrap_or(0), Ordering::Relaxed);
         let now = judged.err();
         match (&before, &now) {

@@ -36,7 +36,7 @@ const SLEEP_MAX: Duration = Duration::from_secs(1);
 /// How long it rests after the executor has refused a delivery, at first and at most: then the disk is full, or the like.
 const REST_US: std::ops::RangeInclusive<u64> = 50_000..=2_000_000;
 
-/// How long a message rests that cannot be delivered and cannot be set aside, because it or its receiver cannot be read.
+/// How long a message rests that cannot be delivered and cannot be set aside, because its receiver cannot be read.
 const DAMAGED_REST: Duration = Duration::from_secs(60);
 
 /// How far back the clock has to go to count as set back, in microseconds.
