@@ -324,8 +324,8 @@ fn an_interrupted_repair_changes_nothing() {
     let home = long();
     let expected = home.run(&["export"]);
     let table = || fs::metadata(home.file("identity/objects/data.mdb")).unwrap().ino();
-    let took = Duration::from_millis(home.json(&["repair"])["elapsed_ms"].as_u64().unwrap());
-    let log = home.beside("repair.log");
+    let took = (0..3).map(|_| home.json(&["repair"])["elapsed_ms"].as_u64().unwrap()).min().unwrap();
+    let (took, log) = (Duration::from_millis(took), home.beside("repair.log"));
     for (how, to_all) in [(Signal::INT, true), (Signal::TERM, true), (Signal::TERM, false), (Signal::KILL, false)] {
         let mut interrupted = 0;
         for part in 1..20 {

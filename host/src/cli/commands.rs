@@ -23,13 +23,13 @@ use crate::{
     gateway::{
         json as forms,
         request::{parse_at, parse_ref},
-        strict::{self, Strict},
     },
     home::Home,
     runtime::{
         action::{Action, Answer, At, ObjectRef},
         offline,
     },
+    strict_json::{self, Strict},
 };
 
 /// How often `status --watch` looks.
@@ -428,7 +428,7 @@ pub(super) fn call_body(text: &str) -> Result<String, Fault> {
 
 fn parsed(what: &str, text: &str) -> Result<Json, Fault> {
     let quotes = format!("a text needs quotes within quotes, such as '\"{text}\"'");
-    let read = strict::parse(text.as_bytes());
+    let read = strict_json::parse(text.as_bytes());
     let Strict(json) = read.map_err(|error| Fault::usage(format!("{what} is not as expected: {error}; {quotes}")))?;
     Ok(json)
 }

@@ -14,10 +14,10 @@ use super::{
     problem::Problem,
     request::{self, JsonRef},
     routes::{self, Host, Outcome},
-    strict::Strict,
 };
-use crate::runtime::action::{
-    Action, Condition, Due, FoundView, IndexView, MessageView, ObjectRef, Relation, WhichMessages,
+use crate::{
+    runtime::action::{Action, Condition, Due, FoundView, IndexView, MessageView, ObjectRef, Relation, WhichMessages},
+    strict_json::Strict,
 };
 
 /// How many objects or messages an answer holds if the client does not say.

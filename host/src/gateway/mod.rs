@@ -15,7 +15,6 @@ mod rehearsal;
 pub mod request;
 mod routes;
 mod server;
-pub mod strict;
 pub mod time;
 
 use std::{net::TcpListener, os::unix::net::UnixListener, path::PathBuf, sync::Arc, time::Duration};

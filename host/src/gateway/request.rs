@@ -16,10 +16,12 @@ use theseus_value::{Map, ObjectId, Value, json::from_json};
 
 use super::{
     problem::{Problem, own_codes},
-    strict::{self, Strict},
     time::parse_time,
 };
-use crate::runtime::action::{Action, At, CallMode, ObjectRef};
+use crate::{
+    runtime::action::{Action, At, CallMode, ObjectRef},
+    strict_json::{self, Strict},
+};
 
 /// The header with which a client makes a request repeatable: its value is the request id.
 pub(crate) const IDEMPOTENCY_KEY: &str = "idempotency-key";
@@ -195,7 +197,7 @@ pub(crate) fn query<T: DeserializeOwned>(uri: &Uri) -> Result<T, Problem> {
 
 /// Reads a JSON document; the problem says where it goes wrong.
 pub(crate) fn parse_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
-    strict::parse(body).map_err(|error| Problem::bad_request(format!("not the expected JSON: {error}")))
+    strict_json::parse(body).map_err(|error| Problem::bad_request(format!("not the expected JSON: {error}")))
 }
 
 /// A value as people write it where there is no document: JSON, or text if it is not.
@@ -207,7 +209,7 @@ pub fn json_or_text(text: &str) -> Result<Value, String> {
     if serde_json::from_str::<IgnoredAny>(text).is_err() {
         return Ok(Value::Text(text.to_owned()));
     }
-    let Strict(json) = strict::parse(text.as_bytes())?;
+    let Strict(json) = strict_json::parse(text.as_bytes())?;
     from_json(json).map_err(|error| error.to_string())
 }
 

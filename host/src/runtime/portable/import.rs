@@ -92,6 +92,9 @@ pub fn import(
     result
 }
 
+/// The greatest id that an object keeps: so many are left for those that come after it that they are never used up.
+const ID_MAX: u64 = 1 << 62;
+
 /// Which ids the objects of the file get.
 struct Ids {
     /// Those that are not the file's.
@@ -105,12 +108,13 @@ impl Ids {
     fn choose(survey: &Survey, opened: &Opened, options: ImportOptions) -> Result<Ids, Failure> {
         let free = opened.resume.next_object();
         let ids = survey.ids();
-        let taken = ids.iter().filter(|id| **id < free && survey.defines(**id)).count();
+        let keeps = |id: &u64| (free..=ID_MAX).contains(id);
+        let taken = ids.iter().filter(|id| !keeps(id) && survey.defines(**id)).count();
         if options.keep_ids && taken > 0 {
-            return Err(Failure::IdsTaken { count: taken, next: free });
+            return Err(Failure::IdsTaken { count: taken, next: free, greatest: ID_MAX });
         }
-        let next = free.max(ids.last().map_or(0, |last| last + 1));
-        let changed = ids.iter().copied().filter(|id| *id < free).zip(next..).collect();
+        let next = ids.iter().rev().find(|id| keeps(id)).map_or(free, |last| last + 1);
+        let changed = ids.iter().copied().filter(|id| !keeps(id)).zip(next..).collect();
         let missing = ids.into_iter().filter(|id| !survey.defines(*id)).collect();
         Ok(Ids { changed, missing, renumbered: taken as u64 })
     }

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value as Json;
 
 use super::{FORMAT, Failure, VERSION, failed};
+use crate::strict_json::{self, Strict};
 
 /// The longest line that is read, in bytes: many times what a transaction may write.
 const LINE_BYTES_MAX: u64 = 512 << 20;
@@ -137,7 +138,7 @@ impl Lines {
         if self.ended {
             return Err(self.wrong("nothing may follow the end"));
         }
-        let line: Json = self.parse()?;
+        let Strict(line) = self.parse()?;
         let has = |key: &str| line.get(key).is_some();
         let line = if has("transaction") {
             #[derive(Deserialize)]
@@ -191,7 +192,7 @@ impl Lines {
     }
 
     fn parse<T: DeserializeOwned>(&self) -> Result<T, Failure> {
-        serde_json::from_slice(&self.text).map_err(|error| self.wrong(error.to_string()))
+        strict_json::parse(&self.text).map_err(|problem| self.wrong(problem))
     }
 
     fn of<T: DeserializeOwned>(&self, line: Json) -> Result<T, Failure> {

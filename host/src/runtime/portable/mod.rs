@@ -58,13 +58,16 @@ pub enum Failure {
     },
     /// Objects of the file have ids that are not free, and were to keep them.
     #[error(
-        "{count} objects of the file have ids below {next}, which are taken: leave out --keep-ids, or import into an empty identity"
+        "{count} objects of the file have ids below {next}, which are taken, or above {greatest}: leave out --keep-ids, or import into \
+         an empty identity"
     )]
     IdsTaken {
         /// How many.
         count: usize,
         /// The first id that is free.
         next: u64,
+        /// The greatest that an object keeps.
+        greatest: u64,
     },
     /// There is too little room.
     #[error("{0}; nothing was imported")]

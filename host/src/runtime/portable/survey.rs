@@ -12,9 +12,6 @@ use crate::{
     identity::{HOST_BEHAVIOR, HOST_OBJECT, MESSAGE_BEHAVIOR, ObjectRecord},
 };
 
-/// The greatest id that an object of a file may have: so many are left for those that come after it that they are never used up.
-const ID_MAX: u64 = 1 << 62;
-
 /// What a file holds.
 #[derive(Default)]
 pub(super) struct Survey {
@@ -50,10 +47,9 @@ impl Survey {
         self.names.keys().map(String::as_str)
     }
 
-    /// Every object that it speaks of, defined or not, in order. What is mentioned and can be no object never will be one.
+    /// Every object that it speaks of, defined or not, in order.
     pub(super) fn ids(&self) -> Vec<u64> {
-        let mentioned = self.mentioned.iter().filter(|id| **id <= ID_MAX);
-        let mut ids: Vec<u64> = self.defined.keys().chain(mentioned).copied().collect();
+        let mut ids: Vec<u64> = self.defined.keys().chain(&self.mentioned).copied().collect();
         ids.sort_unstable();
         ids.dedup();
         ids
@@ -120,8 +116,8 @@ impl Survey {
     }
 
     fn define(&mut self, lines: &Lines, id: u64) -> Result<(), Failure> {
-        if id == HOST_OBJECT.0 || id > ID_MAX {
-            return Err(lines.wrong(format!("{id} cannot be the id of an object: they go from 1 to {ID_MAX}")));
+        if id == HOST_OBJECT.0 {
+            return Err(lines.wrong(format!("{id} cannot be the id of an object")));
         }
         if self.defined.insert(id, self.transaction) == Some(self.transaction) {
             return Err(lines.wrong(format!("object {id} stands in this transaction twice")));

@@ -1,7 +1,7 @@
-//! JSON from clients, where nothing of what was written may get lost.
+//! JSON from others, where nothing of what was written may get lost.
 //!
-//! A JSON reader takes an integer that is too large for a float that is nearly it, and of two members with one name the last. A client
-//! that means neither would never know. RFC 8259 leaves both to the reader; here they are errors.
+//! A JSON reader takes an integer that is too large for a float that is nearly it, and of two members with one name the last. Whoever
+//! wrote it would never know. RFC 8259 leaves both to the reader; here they are errors.
 
 use std::fmt;
 
