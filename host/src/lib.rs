@@ -13,5 +13,4 @@ pub mod plugin;
 pub mod restart;
 pub mod runtime;
 pub mod sandbox;
-pub mod strict_json;
 pub mod swap;

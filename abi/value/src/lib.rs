@@ -20,7 +20,8 @@
 //! # Three ways in
 //!
 //! [`Value`] for code that does not know the types; [`to_vec`] and [`from_slice`] for types with serde; [`raw`] for hot paths
-//! that look at bytes in place. With the feature `json`, the `json` module translates to and from JSON.
+//! that look at bytes in place. With the feature `json`, the `json` module translates to and from JSON,
+//! which `strict_json` reads.
 //!
 //! Types with serde are written as `serde_json` would write them: structs as maps, enums externally tagged, `None` as null,
 //! and types that have a readable form (addresses, identifiers) as text.
@@ -32,6 +33,8 @@ pub mod json;
 mod number;
 pub mod raw;
 mod ser;
+#[cfg(feature = "json")]
+pub mod strict_json;
 mod value;
 
 pub use de::{from_slice, from_value};

@@ -10,6 +10,7 @@ use std::{
 };
 
 use serde_json::{Value as Json, json};
+use theseus_value::strict_json::{self, Strict};
 
 use super::{
     Arguments, Command,
@@ -29,7 +30,6 @@ use crate::{
         action::{Action, Answer, At, ObjectRef},
         offline,
     },
-    strict_json::{self, Strict},
 };
 
 /// How often `status --watch` looks.

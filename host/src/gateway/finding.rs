@@ -7,7 +7,7 @@ use axum::{
 };
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
-use theseus_value::{ObjectId, json::to_json};
+use theseus_value::{ObjectId, json::to_json, strict_json::Strict};
 
 use super::{
     json,
@@ -15,9 +15,8 @@ use super::{
     request::{self, JsonRef},
     routes::{self, Host, Outcome},
 };
-use crate::{
-    runtime::action::{Action, Condition, Due, FoundView, IndexView, MessageView, ObjectRef, Relation, WhichMessages},
-    strict_json::Strict,
+use crate::runtime::action::{
+    Action, Condition, Due, FoundView, IndexView, MessageView, ObjectRef, Relation, WhichMessages,
 };
 
 /// How many objects or messages an answer holds if the client does not say.

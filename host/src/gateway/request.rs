@@ -12,16 +12,17 @@ use serde::{
     de::{DeserializeOwned, IgnoredAny},
 };
 use serde_json::Value as Json;
-use theseus_value::{Map, ObjectId, Value, json::from_json};
+use theseus_value::{
+    Map, ObjectId, Value,
+    json::from_json,
+    strict_json::{self, Strict},
+};
 
 use super::{
     problem::{Problem, own_codes},
     time::parse_time,
 };
-use crate::{
-    runtime::action::{Action, At, CallMode, ObjectRef},
-    strict_json::{self, Strict},
-};
+use crate::runtime::action::{Action, At, CallMode, ObjectRef};
 
 /// The header with which a client makes a request repeatable: its value is the request id.
 pub(crate) const IDEMPOTENCY_KEY: &str = "idempotency-key";

@@ -8,9 +8,9 @@ use std::{
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value as Json;
+use theseus_value::strict_json::{self, Strict};
 
 use super::{FORMAT, Failure, VERSION, failed};
-use crate::strict_json::{self, Strict};
 
 /// The longest line that is read, in bytes: many times what a transaction may write.
 const LINE_BYTES_MAX: u64 = 512 << 20;
