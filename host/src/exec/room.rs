@@ -1,7 +1,7 @@
 //! Watches the room that is left, so that commands are refused before the disk is full, and taken again when there is room.
 //!
-//! It is measured again and again, and by the executor too when it has recorded so much since that the rest may be used up. What was
-//! recorded and is not written yet counts as taken: it will be.
+//! It is measured again and again, and by the executor too when it has recorded so much since that the rest may be used up. For the
+//! executor, what was recorded and is not written yet counts as taken: it will be.
 //!
 //! What the host itself has to record - its stop, a swap back, the end of a restart cycle - is not refused: the last of the room is
 //! for that.
@@ -179,8 +179,9 @@ impl RoomWatch {
         *self.to_come.lock().unwrap_or_else(PoisonError::into_inner) = to_come;
     }
 
-    /// Measures.
-    pub(super) fn look(&self, identity: &Identity, settings: &config::Identity) {
+    /// Measures, and refuses commands from now on or no more. Whether what is to come counts for that, is for the executor to say, which
+    /// can have it brought where it will lie first; in the allowance it counts in any case.
+    pub(super) fn look(&self, identity: &Identity, settings: &config::Identity, to_come_counts: bool) {
         // Before the measurement: what is written in between counts twice rather than not at all. And until its end: the last one counts.
         let to_come = self.to_come.lock().unwrap_or_else(PoisonError::into_inner);
         let room = match identity.room() {
@@ -189,8 +190,10 @@ impl RoomWatch {
             Err(error) => return log::debug!("the room cannot be measured: {error}"),
         };
         let before = self.shortage();
-        let judged = judge(&room, *to_come, settings, before.is_some());
-        self.left.store(judged.as_ref().copied().unwrap_or(0), Ordering::Relaxed);
+        let with_all = judge(&room, *to_come, settings, before.is_some());
+        self.left.store(with_all.as_ref().copied().unwrap_or(0), Ordering::Relaxed);
+        let judged =
+            if to_come_counts { with_all } else { judge(&room, ToCome::default(), settings, before.is_some()) };
         let now = judged.err();
         match (&before, &now) {
             (None, Some(shortage)) => log::warn!("commands are refused: {shortage}"),
@@ -210,10 +213,10 @@ pub(super) fn start(
     settings: config::Identity,
     end: Receiver<()>,
 ) -> JoinHandle<()> {
-    watch.look(&identity, &settings);
+    watch.look(&identity, &settings, false);
     spawn("room", move || {
         while let Err(RecvTimeoutError::Timeout) = end.recv_timeout(INTERVAL) {
-            watch.look(&identity, &settings);
+            watch.look(&identity, &settings, false);
         }
     })
 }

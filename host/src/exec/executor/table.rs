@@ -106,17 +106,17 @@ impl Executor {
             return;
         }
         self.measured = recorded;
-        self.measure();
-        if self.room.shortage().is_some() {
+        self.measure(false);
+        if self.room.allowance() == 0 {
             // The table may take far less than all that it has not seen.
             self.bring_forward(WAIT_MAX);
-            self.measure();
+            self.measure(true);
         }
     }
 
-    fn measure(&mut self) {
+    fn measure(&mut self, to_come_counts: bool) {
         self.expect_writes();
-        self.room.look(self.writer.identity(), &self.config.identity);
+        self.room.look(self.writer.identity(), &self.config.identity, to_come_counts);
     }
 
     /// Tells the watch of the room what is to come.
