@@ -393,7 +393,8 @@ fn a_file_system_that_goes_down_takes_nothing_along_that_was_answered() {
     let mut requests = Vec::new();
     for round in 0..(faults() / 10).clamp(3, 40) {
         let mut process = Host::spawn(&home, |_| {});
-        let address = wait_for(&home, &mut process).expect("it starts");
+        let address = wait_for(&home, &mut process);
+        let address = address.unwrap_or_else(|| panic!("round {round}: it does not start: {}", process.log()));
         let clients: Vec<_> = (0..3).map(|client| thread::spawn(move || work(address, round, client))).collect();
         thread::sleep(Duration::from_millis(80 + 37 * (round % 7)));
         if !disk.go_down() {
