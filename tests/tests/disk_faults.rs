@@ -384,6 +384,8 @@ impl Drop for Ext4 {
 fn a_file_system_that_goes_down_takes_nothing_along_that_was_answered() {
     let Some(disk) = Ext4::make(128) else { return };
     let home = Home::at(&disk.mounted(), SETTINGS);
+    // What the test wrote itself is not to be lost.
+    rustix::fs::syncfs(fs::File::open(disk.mounted()).unwrap()).unwrap();
     let host = Host::start(&home);
     home.swap(&[&artifacts::troublemaker()]);
     for name in ["o0", "o1", "o2"] {
