@@ -45,19 +45,6 @@ const SEAL_BYTES: usize = 8;
 /// What a record takes in the database beside its value, at most: the rest of a page.
 const RECORD_COST_BYTES: u64 = 4096;
 
-/// The first thing that lies in a folder, or what stands in the place of one; none if there is nothing.
-fn something_in(folder: &Path) -> Result<Option<PathBuf>, StorageError> {
-    let found = match fs::symlink_metadata(folder) {
-        Ok(about) if about.is_dir() => {
-            fs::read_dir(folder).and_then(|mut entries| entries.next().map(|it| it.map(|it| it.path())).transpose())
-        }
-        Ok(_) => Ok(Some(folder.to_owned())),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
-    };
-    found.map_err(|source| StorageError::Io { path: folder.to_owned(), source })
-}
-
 /// A point of the history: its last transaction and the hash of its last record.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Head {
@@ -546,6 +533,19 @@ impl HistoryView {
     fn check<'a>(&self, stored: &StoredBatch<'a>) -> Result<BatchView<'a>, StorageError> {
         stored.check().map_err(|problem| self.damaged(stored.last, problem))
     }
+}
+
+/// The first thing that lies in a folder, or what stands in the place of one; none if there is nothing.
+fn something_in(folder: &Path) -> Result<Option<PathBuf>, StorageError> {
+    let found = match fs::symlink_metadata(folder) {
+        Ok(about) if about.is_dir() => {
+            fs::read_dir(folder).and_then(|mut entries| entries.next().map(|it| it.map(|it| it.path())).transpose())
+        }
+        Ok(_) => Ok(Some(folder.to_owned())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    };
+    found.map_err(|source| StorageError::Io { path: folder.to_owned(), source })
 }
 
 /// Which base is in force, as it is stored.
