@@ -269,20 +269,35 @@ impl Reader {
     /// Refuses to let what comes back refer to what was deleted since, or is removed by the same undo; `newest` says what is there.
     fn check_restored_references(&mut self, plan: &UndoPlan, newest: Newest) -> Result<(), UndoError> {
         for (id, restored) in &plan.objects {
-            let Some(record) = &restored.record else { continue };
-            let what = || id.describe();
-            for object in record.references() {
-                let newest = newest(self, object)?;
-                let is_there = newest.as_ref().is_some_and(|newest| newest.record.is_some());
-                if let Some(other) = plan.objects.get(&object) {
-                    if other.record.is_none() && is_there {
-                        let by = restored.from;
-                        return Err(UndoRefusal::NeededSince { object, what: what(), by }.into());
-                    }
-                } else if let Some(gone) = newest.filter(|newest| !is_there && newest.tid > restored.undone) {
-                    return Err(UndoRefusal::DeletedSince { what: what(), object, by: gone.tid }.into());
-                }
+            for object in restored.record.iter().flat_map(|record| record.references()) {
+                self.check_restored_reference(plan, newest, id, restored, object)?;
             }
+        }
+        for (name, restored) in &plan.names {
+            if let Some(object) = restored.record {
+                self.check_restored_reference(plan, newest, &**name, restored, object)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn check_restored_reference<K: Versioned + ?Sized>(
+        &mut self,
+        plan: &UndoPlan,
+        newest: Newest,
+        key: &K,
+        restored: &Restored<K::Content>,
+        object: ObjectId,
+    ) -> Result<(), UndoError> {
+        let newest = newest(self, object)?;
+        let is_there = newest.as_ref().is_some_and(|newest| newest.record.is_some());
+        if let Some(other) = plan.objects.get(&object) {
+            if other.record.is_none() && is_there {
+                let by = restored.from;
+                return Err(UndoRefusal::NeededSince { object, what: key.describe(), by }.into());
+            }
+        } else if let Some(gone) = newest.filter(|newest| !is_there && newest.tid > restored.undone) {
+            return Err(UndoRefusal::DeletedSince { what: key.describe(), object, by: gone.tid }.into());
         }
         Ok(())
     }

@@ -56,7 +56,24 @@ fn expected(states: &[State], wrote: &[Keys], undone: &BTreeSet<usize>) -> Optio
     let first = *undone.first()?;
     for name in (0..3).map(name) {
         match before(&|keys| keys.1.contains(&name)) {
-            Some(before) => _ = next.1.insert(name.clone(), before?.1.get(&name).copied().flatten()),
+            Some(before) => {
+                let object = before?.1.get(&name).copied().flatten();
+                if object.is_some_and(|object| removed.contains(&object)) {
+                    return None;
+                }
+                // One that something else deleted after the name was taken from it is not there to be given it back.
+                let taken = undone.iter().copied().find(|tid| wrote[*tid].1.contains(&name))?;
+                let deleted = |object: u64| {
+                    let is_there = now.0.get(&object).copied().flatten().is_some();
+                    let written = wrote.iter().rposition(|keys| keys.0.contains(&object));
+                    let is_undone = undone.iter().any(|tid| wrote[*tid].0.contains(&object));
+                    !is_there && !is_undone && written.is_some_and(|tid| tid > taken)
+                };
+                if object.is_some_and(deleted) {
+                    return None;
+                }
+                next.1.insert(name.clone(), object);
+            }
             None => {
                 let given = (first + 1..wrote.len()).any(|tid| wrote[tid].1.contains(&name));
                 let stands_for = now.1.get(&name).copied().flatten();
@@ -198,4 +215,28 @@ fn nothing_that_comes_back_refers_to_what_the_same_undo_removes() {
     let expected = UndoRefusal::NeededSince { object: ObjectId(2), what: "object 1".to_owned(), by: Tid(3) };
     assert!(matches!(refused, UndoError::Refused(refused) if refused == expected));
     assert!(plan(&[2, 3, 4]).is_ok() && plan(&[4]).is_ok());
+}
+
+#[test]
+fn no_name_is_given_back_to_what_the_same_undo_removes_or_what_was_deleted_since() {
+    let named = |object: Option<u64>| [("it".into(), object.map(ObjectId))];
+    let mut subject = Subject::new();
+    commit(&mut subject, &[(ObjectId(1), Some(record(1)))], &[]);
+    commit(&mut subject, &[], &named(Some(1)));
+    commit(&mut subject, &[], &named(None));
+    let plan = |subject: &mut Subject, tids: &[u64]| {
+        let tids: Vec<Tid> = tids.iter().copied().map(Tid).collect();
+        match subject.open.as_mut().unwrap().0.reader().plan_undo(&tids) {
+            Err(UndoError::Refused(refusal)) => Some(refusal),
+            plan => plan.map(|_| None).unwrap(),
+        }
+    };
+    let what = "the name `it`".to_owned();
+    let needed = UndoRefusal::NeededSince { object: ObjectId(1), what: what.clone(), by: Tid(2) };
+    assert_eq!(plan(&mut subject, &[1, 3]), Some(needed));
+    assert_eq!((plan(&mut subject, &[3]), plan(&mut subject, &[1, 2, 3])), (None, None));
+    commit(&mut subject, &[(ObjectId(1), None)], &[]);
+    let deleted = UndoRefusal::DeletedSince { what, object: ObjectId(1), by: Tid(4) };
+    assert_eq!(plan(&mut subject, &[3]), Some(deleted));
+    assert_eq!(plan(&mut subject, &[3, 4]), None);
 }
