@@ -79,6 +79,36 @@ fn parents_are_set_and_refused_in_every_way() {
 }
 
 #[test]
+fn nothing_refers_to_an_object_that_never_was() {
+    let (home, host, mut client) = started();
+    let node = client.create("kin.Node", "node");
+    let gone = client.create("kin.Node", "gone");
+    client.send("DELETE", "/v1/objects/gone", &[], b"").unwrap().ok();
+    let before = client.get("/v1/status").ok()["tid"].clone();
+    let never = reference(gone + 1);
+    for (target, body) in [
+        ("/v1/objects/node/link", json!([never])),
+        ("/v1/objects", json!({ "behavior": "kin.Node", "slots": { "next": [reference(node), never] } })),
+        ("/v1/messages", json!({ "target": "node", "method": "link", "arguments": [never] })),
+    ] {
+        let problem = client.post(target, &body).problem(404, "no_such_object");
+        let detail = problem["detail"].as_str().unwrap();
+        assert!(detail.contains(&format!("there never was an object {}", gone + 1)), "{target}: {detail}");
+    }
+    assert_eq!(client.get("/v1/status").ok()["tid"], before, "nothing was recorded");
+    // What a plugin makes up itself is its own failure.
+    client.post("/v1/objects/node/guess", &json!([gone + 1])).problem(404, "no_such_object");
+    assert_eq!(object(&mut client, node)["slots"]["next"], json!([]));
+    // What was there once may be referred to, and what the same message made.
+    client.call("node", "link", &json!([reference(gone)]));
+    client.call("node", "guess", &json!([node]));
+    client.call("node", "grow", &json!([2]));
+    assert_eq!(object(&mut client, node)["slots"]["next"], json!([gone, node, gone + 2].map(reference)));
+    assert_eq!(home.json(&["verify"])["dangling"]["count"], 0);
+    host.stop();
+}
+
+#[test]
 fn what_is_derived_from_several_has_the_first_ones_behaviour_and_all_as_parents() {
     let (home, host, mut client) = started();
     let (rich, poor) = (client.create("kin.Account", "rich"), client.create("kin.Account", "poor"));

@@ -415,7 +415,7 @@ impl Executor {
     fn send(&mut self, target: ObjectId, method: &str, arguments: &[u8], request_id: Option<&str>) -> Executed {
         let (time_us, seed) = (now_us(), split_mix(&mut self.seeds));
         let mut turn = self.turn(time_us, seed);
-        let result = turn.message(target, method, arguments);
+        let result = turn.check_references(arguments).and_then(|()| turn.message(target, method, arguments));
         if let Some(failure) = turn.poison.take() {
             return failure.into();
         }

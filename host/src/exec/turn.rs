@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     config::Execution,
-    identity::ObjectRecord,
+    identity::{ObjectRecord, each_reference},
     plugin::{Behavior, CallBuffers, CallHost, MethodId, Resent},
 };
 
@@ -270,6 +270,7 @@ impl<'a> Turn<'a> {
             // The method may have given its own receiver other parents.
             let now = self.scratch.writes.get(&receiver).and_then(Option::as_ref).unwrap_or(record);
             let changed = ObjectRecord { slots, ..(**now).clone() };
+            self.check_references(&changed.slots)?;
             self.write(receiver, Some(Arc::new(changed)))?;
         }
         Ok(())
@@ -375,6 +376,22 @@ impl<'a> Turn<'a> {
         Ok(())
     }
 
+    /// Whether every object that an encoded value refers to is or was there: the reference would come to mean whatever gets its id.
+    pub(super) fn check_references(&self, encoded: &[u8]) -> Result<(), Failure> {
+        let mut never = None;
+        let read = each_reference(encoded, &mut |object| {
+            if object.0 >= self.next_object {
+                never = Some(object);
+            }
+        });
+        if let Err(error) = read {
+            return Err(Failure::new(FailureCode::BAD_ENCODING, error.to_string()));
+        }
+        let Some(object) = never else { return Ok(()) };
+        let message = format!("there never was an object {object}, so nothing can refer to it: make it first");
+        Err(Failure::new(FailureCode::NO_SUCH_OBJECT, message))
+    }
+
     /// Makes an object what it was before.
     pub(super) fn restore(&mut self, object: ObjectId, record: Option<Arc<ObjectRecord>>) -> Result<(), Failure> {
         self.write(object, record)
@@ -462,6 +479,7 @@ impl CallHost for Turn<'_> {
         behavior
             .construct(if slots.is_empty() { EMPTY_MAP } else { slots }, &mut full)
             .inspect_err(|failure| self.blame(behavior, failure))?;
+        self.check_references(&full)?;
         let slots = full.as_slice().into();
         self.add(ObjectRecord {
             behavior: behavior.name().clone(),

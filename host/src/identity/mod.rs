@@ -67,7 +67,7 @@ pub use self::{
     patrol::{PatrolAt, PatrolPart, PatrolStep},
     read::{NamesPage, Reader},
     rebuild::{RebuildError, Rebuilt, rebuild},
-    record::ObjectRecord,
+    record::{ObjectRecord, each_reference},
     room::Room,
     secondary::{INDEXES_SLOT, IndexDefinition, IndexNumber, IndexState},
     small::{Bytes, Small},

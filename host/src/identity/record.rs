@@ -56,11 +56,10 @@ impl ObjectRecord {
     ///
     /// # Errors
     ///
-    /// If the slots cannot be read.
+    /// As [`each_reference`] has them.
     pub fn each_reference(&self, found: &mut dyn FnMut(ObjectId)) -> Result<(), DecodeError> {
         self.parents.iter().for_each(|parent| found(*parent));
-        let mut reader = Reader::new(&self.slots);
-        references(&mut reader, found)
+        each_reference(&self.slots, found)
     }
 
     /// Reads over a record; answers its behaviour and its schema version.
@@ -91,6 +90,19 @@ pub(super) fn expect_array(reader: &mut Reader<'_>, expected: usize) -> Result<(
 
 pub(super) fn small(number: u64) -> Result<u32, DecodeError> {
     u32::try_from(number).map_err(|_| DecodeError::custom(format!("{number} does not fit 32 bits")))
+}
+
+/// Hands every reference on that is anywhere within an encoded value.
+///
+/// # Errors
+///
+/// If there may be references, and the value cannot be read.
+pub fn each_reference(encoded: &[u8], found: &mut dyn FnMut(ObjectId)) -> Result<(), DecodeError> {
+    /// How a reference begins (RFC 8949, section 3: a tag in the next byte); other things may have it within them.
+    const HEAD: u8 = 0xd8;
+
+    // Most values have none, and then there is nothing to take apart.
+    if encoded.contains(&HEAD) { references(&mut Reader::new(encoded), found) } else { Ok(()) }
 }
 
 /// Reads over an item, and hands every reference in it on.

@@ -10,7 +10,7 @@ use std::{
 };
 
 use rustc_hash::{FxHashMap, FxHashSet};
-use theseus_value::{ObjectId, Value};
+use theseus_value::ObjectId;
 
 use super::{
     HOST_OBJECT, Identity, ObjectRecord, Reader, StorageError, Tid, Version,
@@ -269,7 +269,7 @@ impl Reader {
     /// Refuses to let what comes back refer to what was deleted since, or is removed by the same undo; `newest` says what is there.
     fn check_restored_references(&mut self, plan: &UndoPlan, newest: Newest) -> Result<(), UndoError> {
         for (id, restored) in &plan.objects {
-            for object in restored.record.iter().flat_map(|record| record.references()) {
+            for object in restored.record.iter().flat_map(|record| references(record)) {
                 self.check_restored_reference(plan, newest, id, restored, object)?;
             }
         }
@@ -474,7 +474,7 @@ impl<'a> Later<'a> {
             return;
         }
         let needed = &mut self.needed;
-        let mut references = record.into_iter().flat_map(ObjectRecord::references);
+        let mut references = record.into_iter().flat_map(references);
         match references.find(|reference| needed.removed.contains(reference)) {
             Some(reference) => _ = needed.objects.insert(object, (tid, reference)),
             None => _ = needed.objects.remove(&object),
@@ -492,26 +492,10 @@ impl<'a> Later<'a> {
     }
 }
 
-impl ObjectRecord {
-    /// The objects that it refers to: its parents and the references in its slots.
-    fn references(&self) -> Vec<ObjectId> {
-        /// How a reference begins in its encoding; other things may begin so too.
-        const TAG: [u8; 2] = [0xd8, 0x27];
-
-        fn collect(value: &Value, found: &mut Vec<ObjectId>) {
-            match value {
-                Value::Ref(object) => found.push(*object),
-                Value::Array(items) => items.iter().for_each(|item| collect(item, found)),
-                Value::Map(map) => map.iter().for_each(|(_, item)| collect(item, found)),
-                _ => {}
-            }
-        }
-        let mut found = self.parents.to_vec();
-        if self.slots.windows(TAG.len()).any(|it| it == TAG)
-            && let Ok(slots) = Value::decode(&self.slots)
-        {
-            collect(&slots, &mut found);
-        }
-        found
-    }
+/// What an object refers to.
+fn references(record: &ObjectRecord) -> Vec<ObjectId> {
+    let mut found = Vec::new();
+    // It was read as a whole before.
+    _ = record.each_reference(&mut |object| found.push(object));
+    found
 }

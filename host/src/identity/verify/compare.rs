@@ -1,13 +1,10 @@
 //! The rows of the object table against what the history says at the very transaction that the table has reached.
 
-use theseus_value::{
-    DecodeError, ObjectId,
-    raw::{Kind, Reader},
-};
+use theseus_value::{DecodeError, ObjectId, raw::Reader};
 
 use super::{
     super::{
-        HOST_OBJECT, ObjectRecord, StorageError, Tid,
+        HOST_OBJECT, ObjectRecord, StorageError, Tid, each_reference,
         history::History,
         table::{Reached, TableView},
         version::Row,
@@ -180,8 +177,7 @@ impl Compared {
             for _ in 0..reader.array()? {
                 found(ObjectId(reader.uint()?));
             }
-            // Most objects refer to none, and then there is nothing to take apart.
-            if has_reference(&record[reader.position()..]) { references(&mut reader, found) } else { Ok(()) }
+            each_reference(&record[reader.position()..], found)
         };
         let mut dangling = Vec::new();
         // That it can be read was checked with the row.
@@ -203,32 +199,6 @@ impl Compared {
             }
         }
     }
-}
-
-/// Whether encoded bytes may hold a reference.
-fn has_reference(bytes: &[u8]) -> bool {
-    // Tag 39, RFC 8949 section 3.
-    bytes.windows(2).any(|window| window == [0xd8, 39])
-}
-
-/// Hands the references within the next item to `found`.
-fn references(reader: &mut Reader<'_>, found: &mut dyn FnMut(ObjectId)) -> Result<(), DecodeError> {
-    match reader.peek()? {
-        Kind::Reference => found(reader.reference()?),
-        Kind::Array => {
-            for _ in 0..reader.array()? {
-                references(reader, found)?;
-            }
-        }
-        Kind::Map => {
-            for _ in 0..reader.map()? {
-                reader.text()?;
-                references(reader, found)?;
-            }
-        }
-        _ => _ = reader.item()?,
-    }
-    Ok(())
 }
 
 /// What the table's own note has to say.

@@ -46,8 +46,8 @@ pub struct Damage {
     pub problem: String,
 }
 
-/// A reference, parent or name to an object that there never was. Clients may write one, so it is no damage; one to an object that
-/// was deleted is nothing special.
+/// A reference, parent or name to an object that there never was. No host lets one be written, but it is what was recorded, so it is no
+/// damage; one to an object that was deleted is nothing special.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Dangling {
     /// What refers to it.

@@ -158,6 +158,11 @@ impl Node {
         self.next.push(to);
     }
 
+    /// Refers to an object of which it only has the number.
+    pub fn guess(&mut self, id: u64) {
+        self.next.push(AnyRef::new(ObjectId(id)));
+    }
+
     pub fn unlink(&mut self) -> Vec<AnyRef> {
         std::mem::take(&mut self.next)
     }
