@@ -209,6 +209,38 @@ fn a_flipped_bit_in_the_object_table_is_found_and_placed() {
     home.verify();
 }
 
+#[test]
+fn a_damaged_message_is_in_no_other_ones_way() {
+    let home = marked();
+    let host = Host::start(&home);
+    let mut client = host.client();
+    let lost = marker("lost");
+    for (target, method, arguments) in [("kept", "keep", json!([lost])), ("replaced", "touch", json!([]))] {
+        // Late enough for the host to be gone by then.
+        let message = json!({ "target": target, "method": method, "arguments": arguments, "delay_ms": 6000 });
+        assert_eq!(client.post("/v1/messages", &message).status, 201);
+    }
+    host.stop();
+    let file = home.file("identity/objects/data.mdb");
+    let found = places(&file, &lost);
+    assert!(!found.is_empty());
+    let turn = || found.iter().for_each(|place| flip(&file, place + 4000, 2));
+    turn();
+    damage(&home);
+    let host = Host::start(&home);
+    let mut client = host.client();
+    until("the other is delivered", || client.call("replaced", "count", &json!([])) == 1);
+    let log = host.log();
+    assert!(log.contains(" is not delivered: ") && log.contains("damaged at"), "{log}");
+    assert_eq!(client.call("kept", "note", &json!([])), marker("kept"), "the damaged one was not");
+    host.stop();
+    turn();
+    let host = Host::start(&home);
+    until("it is delivered as well", || host.client().call("kept", "note", &json!([])) == lost);
+    host.stop();
+    home.verify();
+}
+
 /// A bit of a name, of a request id, of the same by age and of a row of an index flips under a running host. Nobody asks for any of them.
 #[test]
 fn a_running_host_finds_a_flipped_bit_in_a_row_of_any_kind() {

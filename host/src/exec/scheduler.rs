@@ -132,6 +132,7 @@ pub(super) fn start(
         window: Window::default(),
         in_flight: FxHashSet::default(),
         damaged: FxHashMap::default(),
+        unreadable: FxHashSet::default(),
         rest: None,
         clock: Clock::new(last_time(&start.identity)),
     };
@@ -157,6 +158,8 @@ struct Scheduler {
     in_flight: FxHashSet<DueMessage>,
     /// Until when those rest that cannot be delivered.
     damaged: FxHashMap<DueMessage, Instant>,
+    /// Messages that cannot be read, which the log has told of.
+    unreadable: FxHashSet<ObjectId>,
     /// How long to rest after the last refusal, and since when; none if the last delivery was taken.
     rest: Option<(u64, u64)>,
     clock: Clock,
@@ -218,6 +221,11 @@ impl Scheduler {
             let wanted = Wanted { index: &index, condition: None, after: after.as_deref(), limit: WINDOW };
             let found =
                 self.reader.matching_newest(wanted)?.expect("an index that the host brings with it is complete");
+            for (message, error) in &found.unreadable {
+                if self.unreadable.insert(*message) {
+                    log::error!("message {message} is not delivered: {error}");
+                }
+            }
             let due = |(object, version): &(ObjectId, crate::identity::Version)| {
                 Some((messages::due_us(version.record.as_ref()?)?, *object))
             };

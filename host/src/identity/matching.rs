@@ -57,10 +57,12 @@ impl Relation {
 }
 
 /// Objects that were found, in the order of the index.
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Debug)]
 pub struct Matching {
     /// The objects.
     pub objects: Vec<(ObjectId, Version)>,
+    /// Objects that stand in between and cannot be read, and why; only [`Reader::matching_newest`] goes on behind such.
+    pub unreadable: Vec<(ObjectId, StorageError)>,
     /// Where to go on; none if these were the last.
     pub next: Option<Vec<u8>>,
 }
@@ -159,11 +161,11 @@ impl Reader {
         self.matching_as_of(AsOf::Head, wanted)
     }
 
-    /// As [`matching`](Self::matching), but with what is not durable yet.
+    /// As [`matching`](Self::matching), but with what is not durable yet, and without objects whose rows are damaged: it tells of those.
     ///
     /// # Errors
     ///
-    /// As [`matching`](Self::matching) does.
+    /// If the storage fails, or if a row of the index is damaged.
     pub fn matching_newest(&mut self, wanted: Wanted<'_>) -> Result<Option<Matching>, StorageError> {
         self.matching_as_of(AsOf::Newest, wanted)
     }
@@ -256,7 +258,8 @@ impl Reader {
         after: Option<&[u8]>,
         limit: usize,
     ) -> Result<Matching, StorageError> {
-        let (mut found, mut changed) = (Vec::<Found>::new(), changed.into_iter().peekable());
+        let (mut found, mut unreadable) = (Vec::<Found>::new(), Vec::new());
+        let mut changed = changed.into_iter().peekable();
         let number = test.index.number;
         let mut from = test.start();
         if let Some(after) = after {
@@ -285,22 +288,13 @@ impl Reader {
                 if found.len() > limit {
                     break;
                 }
-                let Some(version) = self.version(object, as_of, head)? else {
-                    return Err(wrong_row(view, test, object));
-                };
-                // Of what has changed, the overlay has told already.
-                if version.tid > since {
-                    continue;
-                }
-                let passes = test.passes(&version).map_err(|_| wrong_row(view, test, object))?;
-                match passes {
-                    Some(now) if now == value => found.push((value, object, version)),
-                    Some(_) => return Err(wrong_row(view, test, object)),
-                    None if test.index.value_key_of(&version).as_deref() != Some(&value[..]) => {
-                        return Err(wrong_row(view, test, object));
+                match self.look_up(view, since, as_of, head, test, &value, object) {
+                    Ok(Some(version)) => found.push((value, object, version)),
+                    Ok(None) => {}
+                    Err(error @ StorageError::Damaged { .. }) if matches!(as_of, AsOf::Newest) => {
+                        unreadable.push((object, error));
                     }
-                    // A text that differs from the one looked for only behind what stands in keys.
-                    None => {}
+                    Err(error) => return Err(error),
                 }
             }
         }
@@ -312,7 +306,34 @@ impl Reader {
         let more = found.len() > limit;
         found.truncate(limit);
         let next = found.last().filter(|_| more).map(|(value, object, _)| place(value, *object));
-        Ok(Matching { objects: found.into_iter().map(|(_, object, version)| (object, version)).collect(), next })
+        let objects = found.into_iter().map(|(_, object, version)| (object, version)).collect();
+        Ok(Matching { objects, unreadable, next })
+    }
+
+    /// The object of a row of the index, if the row still counts and the object passes.
+    #[expect(clippy::too_many_arguments, reason = "what a search is about and a row")]
+    fn look_up(
+        &mut self,
+        view: &TableView,
+        since: Tid,
+        as_of: AsOf,
+        head: Tid,
+        test: &Test<'_>,
+        value: &[u8],
+        object: ObjectId,
+    ) -> Result<Option<Version>, StorageError> {
+        let Some(version) = self.version(object, as_of, head)? else { return Err(wrong_row(view, test, object)) };
+        // Of what has changed, the overlay has told already.
+        if version.tid > since {
+            return Ok(None);
+        }
+        match test.passes(&version).map_err(|_| wrong_row(view, test, object))? {
+            Some(now) if now == value => Ok(Some(version)),
+            Some(_) => Err(wrong_row(view, test, object)),
+            None if test.index.value_key_of(&version).as_deref() != Some(value) => Err(wrong_row(view, test, object)),
+            // A text that differs from the one looked for only behind what stands in keys.
+            None => Ok(None),
+        }
     }
 }
 
