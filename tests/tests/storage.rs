@@ -202,6 +202,8 @@ fn a_flipped_bit_in_the_object_table_is_found_and_placed() {
         // A message that nobody can receive is in nobody's way.
         until("the other is delivered", || client.call("replaced", "count", &json!([])) == 1);
         assert_eq!(client.get("/v1/status").ok()["messages"]["waiting"], 2);
+        let log = fs::read_to_string(host::log_file(&home)).unwrap();
+        assert_eq!(log.matches("is not delivered for now").count(), 1, "one line tells of both: {log}");
     });
     for place in &found {
         flip(&file, place + 4000, 2);

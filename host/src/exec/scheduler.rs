@@ -19,6 +19,7 @@ use std::{
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use rustc_hash::{FxHashMap, FxHashSet};
+use theseus_abi::Failure;
 use theseus_value::ObjectId;
 
 use super::{Command, Doing, Refusal, Reply, Start, Vitals, intake::Intake, messages, now_us, spawn};
@@ -65,13 +66,13 @@ struct News {
 }
 
 /// What the executor did with a delivery.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(PartialEq, Eq, Debug)]
 enum Ended {
     Taken,
     /// It takes none now.
     Refused,
     /// It cannot take this one.
-    Damaged,
+    Damaged(Failure),
 }
 
 impl Inbox {
@@ -133,6 +134,7 @@ pub(super) fn start(
         in_flight: FxHashSet::default(),
         damaged: FxHashMap::default(),
         unreadable: FxHashSet::default(),
+        told: None,
         rest: None,
         clock: Clock::new(last_time(&start.identity)),
     };
@@ -160,6 +162,8 @@ struct Scheduler {
     damaged: FxHashMap<DueMessage, Instant>,
     /// Messages that cannot be read, which the log has told of.
     unreadable: FxHashSet<ObjectId>,
+    /// When the log last told of one that cannot be delivered, and how many there were since.
+    told: Option<(Instant, u64)>,
     /// How long to rest after the last refusal, and since when; none if the last delivery was taken.
     rest: Option<(u64, u64)>,
     clock: Clock,
@@ -193,8 +197,9 @@ impl Scheduler {
                     self.refused();
                     self.window.add(message);
                 }
-                Ended::Damaged => {
+                Ended::Damaged(failure) => {
                     self.rest = None;
+                    self.tell(message.1, &failure);
                     self.damaged.insert(message, Instant::now() + DAMAGED_REST);
                 }
             }
@@ -205,6 +210,20 @@ impl Scheduler {
             self.window.forget();
         } else {
             waiting.into_iter().for_each(|message| self.window.add(message));
+        }
+    }
+
+    /// Writes into the log that a message cannot be delivered, once a minute: there may be very many for one receiver.
+    fn tell(&mut self, message: ObjectId, failure: &Failure) {
+        match &mut self.told {
+            Some((at, since)) if at.elapsed() < DAMAGED_REST => *since += 1,
+            told => {
+                log::error!("message {message} is not delivered for now: {failure}");
+                if let Some((_, others @ 1..)) = told {
+                    log::error!("{others} other deliveries failed so since this was said last");
+                }
+                *told = Some((Instant::now(), 0));
+            }
         }
     }
 
@@ -276,10 +295,7 @@ impl Scheduler {
         let reply: Reply = Box::new(move |done| {
             let ended = match done {
                 Ok(_) => Ended::Taken,
-                Err(Refusal::Failed(failure)) => {
-                    log::error!("message {message} is not delivered for now: {failure}");
-                    Ended::Damaged
-                }
+                Err(Refusal::Failed(failure)) => Ended::Damaged(failure),
                 Err(_) => Ended::Refused,
             };
             inbox.ended(next, ended);
