@@ -127,8 +127,22 @@ impl Thread {
         }
     }
 
+    /// Settles with the images that are leaving.
+    fn settle_with_leaving(&self) {
+        // Looked up once: with an image that begins to leave meanwhile it would settle by half.
+        let mut leaving: Vec<Arc<Watched>> = Vec::new();
+        for Owed { image, .. } in &*lock(&self.owed) {
+            if image.is_leaving() && !leaving.iter().any(|it| Arc::ptr_eq(it, image)) {
+                leaving.push(image.clone());
+            }
+        }
+        if !leaving.is_empty() {
+            self.settle(|image| leaving.iter().any(|it| std::ptr::eq(&raw const **it, image)));
+        }
+    }
+
     /// Runs what this thread owes to some images, as the C library does at a thread's end: thread-locals, the latest first,
-    /// then the values of keys. May only be called on the thread itself.
+    /// then the values of keys. Of each image `with` has to say the same all the time. May only be called on the thread itself.
     fn settle(&self, with: impl Fn(&Watched) -> bool) {
         /// How often values of keys are looked through again: a destructor may set one. `PTHREAD_DESTRUCTOR_ITERATIONS`.
         const ROUNDS: usize = 4;
@@ -208,7 +222,7 @@ fn destroy_value(key: libc::pthread_key_t) -> bool {
 /// Settles what the calling thread owes to images that are leaving.
 pub(in crate::plugin) fn settle_here() {
     if !ACCOUNT.get().is_null() {
-        account(None).settle(Watched::is_leaving);
+        account(None).settle_with_leaving();
     }
 }
 
@@ -298,7 +312,7 @@ impl Errands {
     pub fn run(&self) {
         self.thread.due.store(false, Ordering::Release);
         _ = self.bell.try_recv();
-        self.thread.settle(Watched::is_leaving);
+        self.thread.settle_with_leaving();
     }
 
     /// Rings when something is to be done while the thread waits for something else.
@@ -310,5 +324,58 @@ impl Errands {
 impl Drop for Errands {
     fn drop(&mut self) {
         *lock(&self.thread.bell) = None;
+    }
+}
+
+#[cfg(all(test, target_os = "linux", target_env = "gnu"))]
+mod tests {
+    use std::sync::{OnceLock, atomic::AtomicUsize};
+
+    use super::{super::watch, *};
+
+    static FIRST: AtomicU64 = AtomicU64::new(0);
+    static TIMES: AtomicUsize = AtomicUsize::new(0);
+    static LATER: OnceLock<Arc<Watched>> = OnceLock::new();
+    static DESTROYED: AtomicUsize = AtomicUsize::new(0);
+
+    /// Leaves its value again as often as that is looked for, and then another image begins to leave.
+    unsafe extern "C" fn again(value: *mut c_void) {
+        if TIMES.fetch_add(1, Ordering::SeqCst) < 3 {
+            exports::set_value(FIRST.load(Ordering::SeqCst) as libc::pthread_key_t, value);
+        } else {
+            LATER.get().unwrap().leave();
+        }
+    }
+
+    unsafe extern "C" fn destroy(_value: *mut c_void) {
+        DESTROYED.fetch_add(1, Ordering::SeqCst);
+    }
+
+    #[test]
+    fn an_image_that_begins_to_leave_meanwhile_is_settled_with_wholly() {
+        let images = [watch("/the first"), watch("/the later")];
+        let keys = [again as Destructor, destroy].map(|destructor| {
+            let mut key = 0;
+            // SAFETY: `key` takes the key.
+            assert_eq!(unsafe { libc::pthread_key_create(&raw mut key, None) }, 0);
+            (key, destructor)
+        });
+        FIRST.store(keys[0].0.into(), Ordering::SeqCst);
+        LATER.get_or_init(|| images[1].clone());
+        let errands = Errands::of_this_thread();
+        for ((key, destructor), image) in keys.into_iter().zip(&images) {
+            add_key(image.clone(), key, Some(destructor));
+            exports::set_value(key, (&raw const FIRST).cast());
+            value_set(key);
+        }
+        images[0].leave();
+        errands.run();
+        assert_eq!((images[0].owed(), images[1].owed()), (0, 1));
+        errands.run();
+        assert_eq!((images[1].owed(), DESTROYED.load(Ordering::SeqCst)), (0, 1));
+        for image in images {
+            image.delete_keys();
+            image.forget();
+        }
     }
 }
