@@ -12,7 +12,7 @@ use std::{
 use serde_json::Value as Json;
 use tempfile::TempDir;
 
-use crate::{PATIENCE, artifacts, http::Client};
+use crate::{PATIENCE, artifacts, http::Client, until};
 
 /// Settings for tests: a port that the system chooses.
 const SETTINGS: &str = "[http]\nlisten = \"127.0.0.1:0\"\n";
@@ -126,6 +126,12 @@ impl Home {
     /// A client of the control socket.
     pub fn admin(&self) -> Client {
         Client::unix(&self.file("run/admin.sock"))
+    }
+
+    /// Waits until the object table of the running host has the whole history.
+    pub fn until_settled(&self) {
+        let mut admin = self.admin();
+        until("the object table to catch up", || admin.get("/metrics").text().contains("theseus_table_lag 0\n"));
     }
 
     /// Checks the whole identity, which has to be whole.

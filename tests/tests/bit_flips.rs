@@ -93,9 +93,7 @@ fn known() -> (Home, Vec<Known>) {
         known.push(Known::ask(&mut client, "POST", &(path + method), Some(&format!("key-{number}")), &body));
     }
     client.delete("/v1/objects/object-005");
-    until("the object table to catch up", || {
-        home.admin().get("/metrics").text().lines().any(|line| line == "theseus_table_lag 0")
-    });
+    home.until_settled();
     for number in 0..OBJECTS {
         for object in [format!("object-{number:03}"), (number + 1).to_string(), format!("nobody-{number}")] {
             known.push(Known::ask(&mut client, "GET", &format!("/v1/objects/{object}"), None, ""));

@@ -12,7 +12,7 @@ use std::{
 };
 
 use theseus_tests::{
-    Client, Home, Host, Json, artifacts,
+    Home, Host, Json, artifacts,
     dice::Dice,
     home::document,
     host::log_file,
@@ -20,11 +20,6 @@ use theseus_tests::{
     process::{Process, Signal, children, is_gone, signal, signal_group},
     until,
 };
-
-/// Waits until the object table has seen the whole history.
-fn until_settled(client: &mut Client) {
-    until("the object table to catch up", || client.get("/metrics").text().contains("theseus_table_lag 0\n"));
-}
 
 /// Up to where a history is packed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -65,7 +60,7 @@ fn led(packed: Packed) -> Home {
     if packed == Packed::UpToTheEnd {
         home.run(&["pack", "--before", &home.tid().to_string()]);
     }
-    until_settled(&mut client);
+    home.until_settled();
     host.stop();
     home
 }
@@ -386,7 +381,7 @@ fn a_resumed_verification_sees_what_happened_meanwhile() {
     let (noted, status) = (fs::read(&state).unwrap(), home.json(&["status"]));
     let head = format!("{}:{}", status["tid"], status["head"].as_str().unwrap());
     client.call("new", "increment", &json!([1]));
-    until_settled(&mut client);
+    home.until_settled();
     let report = home.json(&["verify", "--resume", "--head", &head]);
     assert!(report["resumed_at"].as_u64().is_some() && report["whole"] == true, "{report}");
     assert_eq!(report["kept_head"]["part"], true, "{report}");

@@ -41,7 +41,7 @@ pub(crate) fn lead(home: &Home) {
     client.call("visits", "increment", &json!([1]));
     home.run(&["rollback"]);
     client.call("visits", "increment", &json!([1]));
-    until("the object table to come up", || client.get("/metrics").text().contains("theseus_table_lag 0"));
+    home.until_settled();
     host.stop();
     assert_eq!(home.json(&["get", "visits"])["id"], visits);
 }
@@ -58,7 +58,7 @@ pub(crate) fn pack(home: &Home) {
             home.run(&["delete", "again"]);
         }
     }
-    until("the object table to come up", || client.get("/metrics").text().contains("theseus_table_lag 0"));
+    home.until_settled();
     host.kill();
 }
 
