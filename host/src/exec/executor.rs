@@ -15,7 +15,7 @@ mod undo;
 use std::{
     collections::VecDeque,
     sync::{
-        Arc,
+        Arc, MutexGuard,
         atomic::{AtomicBool, Ordering},
     },
     thread::JoinHandle,
@@ -30,7 +30,7 @@ use theseus_value::{ObjectId, Value, raw::Writer as ValueWriter};
 pub use self::deliver::Posting;
 use super::{
     CREATE, Command, Doing, ObjectName, PluginSet, Refusal, Reply, Start, UpgradeSink, Vitals,
-    committer::{self, Answer, Commit, Ready, Verdict},
+    committer::{self, Answer, Commit, Committing, Ready},
     host_object::{self, Remember},
     intake::Outlet,
     messages, now_us,
@@ -73,11 +73,11 @@ pub(super) fn start(
     queue: Outlet,
     inbox: &Arc<Inbox>,
 ) -> Vec<JoinHandle<()>> {
-    let verdict = Arc::new(Verdict::default());
+    let committer = Committer::new(start.identity.clone(), start.incarnation);
+    let committing = Committing::new(committer, vitals, published);
     let (commit_sender, commits) = bounded(1);
     let (ready_sender, ready) = bounded(1);
     let (plan_sender, plans) = bounded(1);
-    let committer = Committer::new(start.identity.clone(), start.incarnation);
     let mut seed = [0; 8];
     getrandom(&mut seed);
     let table_is_stuck = Arc::new(AtomicBool::new(false));
@@ -95,7 +95,7 @@ pub(super) fn start(
         commits: commit_sender,
         ready,
         committer: None,
-        verdict: verdict.clone(),
+        committing: committing.clone(),
         plans: plan_sender,
         table_is_stuck: table_is_stuck.clone(),
         room: room.clone(),
@@ -115,7 +115,7 @@ pub(super) fn start(
     vitals.next_object.store(executor.writer.next_object(), Ordering::Relaxed);
     let (identity, checkpointer_vitals) = (start.identity.clone(), vitals.clone());
     vec![
-        committer::start(committer, vitals.clone(), published.clone(), verdict, commits, ready_sender),
+        committer::start(committing, commits, ready_sender),
         spawn("checkpointer", move || table::checkpointer(&identity, &plans, &table_is_stuck, &checkpointer_vitals)),
         spawn("executor", move || executor.run(&Errands::of_this_thread())),
     ]
@@ -140,7 +140,7 @@ struct Executor {
     ready: Receiver<Ready>,
     /// What it said, until it gets one.
     committer: Option<Ready>,
-    verdict: Arc<Verdict>,
+    committing: Arc<Committing>,
     plans: Sender<CheckpointPlan>,
     /// Whether the last checkpoint failed for want of room.
     table_is_stuck: Arc<AtomicBool>,
@@ -190,7 +190,7 @@ impl Executor {
             }
             let next = self.next(errands.bell());
             // After the wait, because the verdict may have come meanwhile.
-            if self.verdict.is_failed(self.writer.epoch()) {
+            if self.committing.is_failed(self.writer.epoch()) {
                 self.roll_back();
             }
             match next {
@@ -294,7 +294,14 @@ impl Executor {
         if let Some(ready) = &self.committer
             && (at_once || self.answers.len() >= ready.answered || ready.patience().is_zero())
         {
-            self.close_batch();
+            // With a base come records to be removed, and for that the committer thread has to be woken.
+            let is_alone = self.answers.len() == 1 && ready.answered <= 1 && self.queue.in_hand() == 0;
+            let here = is_alone && !at_once && !self.writer.has_base();
+            let committing = self.committing.clone();
+            match here.then(|| committing.idle()).flatten() {
+                Some(committer) => self.commit_here(committer),
+                None => self.close_batch(),
+            }
             return true;
         }
         false
@@ -303,17 +310,30 @@ impl Executor {
     /// Gives the open batch to the committer, which has to be ready.
     fn close_batch(&mut self) {
         self.committer = None;
+        let commit = self.take_batch();
+        self.commits.send(commit).unwrap_or_else(|_| panic!("the committer outlives the executor"));
+    }
+
+    /// Commits the open batch on this thread.
+    fn commit_here(&mut self, mut committer: MutexGuard<'_, Committer>) {
+        let commit = self.take_batch();
+        let committed = self.committing.commit(&mut committer, commit);
+        drop(committer);
+        self.committer = Some(committed.ready());
+        committed.give();
+    }
+
+    fn take_batch(&mut self) -> Commit {
         self.writer.reader().refresh();
         let room = Vec::with_capacity(self.answers.len());
-        let commit = Commit {
+        Commit {
             batch: self.writer.close_batch(),
             plugins: self.plugins.clone(),
             answers: std::mem::replace(&mut self.answers, room),
             objects: count_objects(self.writer.census()),
             messages: self.count_messages(),
             next_object: self.writer.next_object(),
-        };
-        self.commits.send(commit).unwrap_or_else(|_| panic!("the committer outlives the executor"));
+        }
     }
 
     /// Forgets what a failed commit refused.
@@ -327,7 +347,7 @@ impl Executor {
         {
             (_, self.plugins) = self.superseded.pop_back().expect("it was just looked at");
         }
-        committer::give(std::mem::take(&mut self.answers), &Err(self.verdict.refusal()));
+        committer::give(std::mem::take(&mut self.answers), &Err(self.committing.refusal()));
         // What was delivered waits again.
         self.inbox.look_again();
         self.count_messages();

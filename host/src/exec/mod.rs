@@ -1,4 +1,4 @@
-//! Executing messages: commands one after another on one thread, queries in parallel on a few, commits on one more.
+//! Executing messages: commands one after another on one thread, queries in parallel on a few, commits on one more as long as there is something to do meanwhile.
 //!
 //! ```text
 //! clients -> queue -> executor -> closed batch -> committer -> history, answers
@@ -472,7 +472,7 @@ pub struct Start<'a> {
     pub upgrades: UpgradeSink,
 }
 
-/// See [`Start::upgrades`]. Called on the committer thread, so it must be quick and not block.
+/// See [`Start::upgrades`]. Called on the thread that commits, so it must be quick and not block.
 pub type UpgradeSink = Arc<dyn Fn(ObjectId, Vec<u8>) + Send + Sync>;
 
 impl Engine {

@@ -160,6 +160,11 @@ impl Writer {
         self.next_object
     }
 
+    /// Whether a base comes into force with the open batch.
+    pub fn has_base(&self) -> bool {
+        self.base.is_some()
+    }
+
     /// The objects, counted, as of the last transaction recorded.
     pub fn census(&self) -> &Census {
         &self.census

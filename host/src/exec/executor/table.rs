@@ -141,7 +141,7 @@ impl Executor {
     fn is_hopeless(&self) -> bool {
         self.vitals.fatal().is_some()
             || self.table_is_stuck.load(Ordering::Relaxed)
-            || self.verdict.is_failed(self.writer.epoch())
+            || self.committing.is_failed(self.writer.epoch())
     }
 
     /// Has the object table brought up to date before the end, so that the next start has nothing to make up for. Given up if that
