@@ -79,6 +79,51 @@ fn parents_are_set_and_refused_in_every_way() {
 }
 
 #[test]
+fn names_are_given_and_freed() {
+    let (home, host, mut client) = started();
+    let id = client.post("/v1/objects", &json!({ "behavior": "kin.Node" })).ok()["id"].as_u64().unwrap();
+    let other = client.create("kin.Node", "other");
+    let mut put = |name: &str, body: &Json| {
+        client.send("PUT", &format!("/v1/names/{name}"), &[], body.to_string().as_bytes()).unwrap()
+    };
+    assert_eq!(put("a%2Fb", &json!({ "object": id })).ok()["id"], id);
+    assert_eq!(put("second", &json!({ "object": "a/b" })).ok()["id"], id, "an object may have several");
+    assert_eq!(put("second", &json!({ "object": id })).ok()["id"], id, "once more changes nothing");
+    put("other", &json!({ "object": id })).problem(409, "name_taken");
+    put("third", &json!({ "object": 99 })).problem(404, "no_such_object");
+    put("third", &json!({ "object": "nobody" })).problem(404, "no_such_object");
+    put("third", &json!({})).problem(400, "bad_request");
+    put("123", &json!({ "object": id })).problem(422, "bad_arguments");
+    put("third", &json!({ "object": 0 })).problem(409, "refused");
+
+    // What a name leads to is not collected, and what none does is.
+    assert_eq!(home.json(&["gc", "--dry-run"])["unreachable"], 0);
+    assert_eq!(home.run(&["unname", "a/b"]), "a/b is free");
+    assert_eq!(home.json(&["get", "second"])["id"], id);
+    assert!(home.cli(&["unname", "a/b"]).failed(1).contains("no object has the name `a/b`"));
+    assert_eq!(home.run(&["name", "second", "123 visits"]), format!("object {id} is 123 visits"));
+    assert!(home.cli(&["name", "second", "other"]).failed(1).contains(&format!("belongs to object {other}")));
+    assert!(home.cli(&["name", "second", ""]).failed(2).contains("name"));
+    for name in ["second", "123%20visits"] {
+        client.delete(&format!("/v1/names/{name}"));
+    }
+    assert_eq!(home.json(&["gc", "--dry-run"])["unreachable"], 1);
+
+    // It stands in the history, is done once for each request id, and can be undone.
+    let freed = home.tid();
+    assert_eq!(home.transactions("theseus.name").last().unwrap()["tid"], freed);
+    home.run(&["undo", &freed.to_string()]);
+    assert_eq!(home.json(&["get", "123 visits"])["id"], id);
+    let key = [("idempotency-key", "free-it")];
+    for _ in 0..2 {
+        client.send("DELETE", "/v1/names/other", &key, b"").unwrap().ok();
+    }
+    client.send("DELETE", "/v1/names/other", &[], b"").unwrap().problem(404, "no_such_object");
+    host.stop();
+    home.verify();
+}
+
+#[test]
 fn nothing_refers_to_an_object_that_never_was() {
     let (home, host, mut client) = started();
     let node = client.create("kin.Node", "node");

@@ -98,6 +98,8 @@ impl Session {
                 let parents: Vec<_> = [object].into_iter().chain(also).collect();
                 self.make(json!({ "derive": parents, "name": name }))
             }
+            Command::Name { object, name } => self.name(&object, &name),
+            Command::Unname { name } => self.unname(&name),
             Command::Parents { object, parents, none } => self.parents(&object, &parents, none),
             Command::Misses => self.misses(),
             Command::Gc { dry_run } => self.collect(dry_run),

@@ -1,9 +1,9 @@
-//! Commands about the object graph: parents, messages that nobody understands, objects that cannot be reached.
+//! Commands about the object graph: names, parents, messages that nobody understands, objects that cannot be reached.
 
 use serde_json::{Value as Json, json};
 
 use super::{
-    client::Ask,
+    client::{Ask, escaped},
     commands::{Session, document, named, object_path},
     fault::Fault,
     output::{items, plain, table},
@@ -11,6 +11,17 @@ use super::{
 use crate::{gateway::time::format_time, runtime::action::Action};
 
 impl Session {
+    pub(super) fn name(&self, object: &str, name: &str) -> Result<(), Fault> {
+        named(object)?;
+        let text = self.running()?.ask(Ask::put(name_path(name)?, json!({ "object": object })))?;
+        self.print(&text, |document| format!("object {} is {name}\n", document["id"]))
+    }
+
+    pub(super) fn unname(&self, name: &str) -> Result<(), Fault> {
+        let text = self.running()?.ask(Ask::delete(name_path(name)?))?;
+        self.print(&text, |_| format!("{name} is free\n"))
+    }
+
     pub(super) fn parents(&self, object: &str, parents: &[String], none: bool) -> Result<(), Fault> {
         let path = object_path(object)?;
         if parents.is_empty() && !none {
@@ -30,6 +41,11 @@ impl Session {
         let text = self.running()?.ask(Ask::post("/v1/gc", json!({ "dry_run": dry_run })))?;
         self.print(&text, collected)
     }
+}
+
+fn name_path(name: &str) -> Result<String, Fault> {
+    named(name)?;
+    Ok(format!("/v1/names/{}", escaped(name)))
 }
 
 fn list(document: &Json) -> String {

@@ -208,6 +208,20 @@ Examples:
         /// The object: its id or its name.
         object: String,
     },
+    /// Gives an object a name, beside those that it has.
+    #[command(after_help = "Examples:\n  theseus name 7 visits")]
+    Name {
+        /// The object: its id or a name.
+        object: String,
+        /// The new name, which no other object may have.
+        name: String,
+    },
+    /// Frees a name; its object stays, if something else leads to it.
+    #[command(after_help = "Examples:\n  theseus unname visits")]
+    Unname {
+        /// The name.
+        name: String,
+    },
     /// Shows to which objects an object delegates, or gives it others.
     #[command(after_help = "\
 Examples:

@@ -425,9 +425,11 @@ impl Executor {
             }
             Doing::Collect { step, report } => self.collect(step, report),
             Doing::Parents { object, parents } => self.set_parents(&object, &parents, request_id),
-            Doing::Create { .. } | Doing::Clone { .. } | Doing::Derive { .. } | Doing::Delete { .. } => {
-                self.edit(&doing, request_id)
-            }
+            Doing::Create { .. }
+            | Doing::Clone { .. }
+            | Doing::Derive { .. }
+            | Doing::Delete { .. }
+            | Doing::Name { .. } => self.edit(&doing, request_id),
         }
     }
 
@@ -485,7 +487,7 @@ impl Executor {
         }
     }
 
-    /// Makes, copies or removes an object for a client.
+    /// Makes, copies, names or removes an object for a client.
     fn edit(&mut self, doing: &Doing, request_id: Option<&str>) -> Executed {
         let (method, note) = match Self::describe(doing) {
             Ok(described) => described,
@@ -508,6 +510,10 @@ impl Executor {
                 parents.and_then(|parents| turn.derive(&parents)).map(|id| (Some(id), name.as_deref()))
             }
             Doing::Delete { object } => turn.find(object).and_then(|id| turn.delete(id)).map(|()| (None, None)),
+            Doing::Name { name, object: Some(object) } => turn.find(object).map(|id| (Some(id), Some(&**name))),
+            Doing::Name { name, object: None } => {
+                turn.find(&ObjectName::Name(name.clone())).map(|_| (None, Some(&**name)))
+            }
             _ => unreachable!("these are not edits"),
         };
         let named = made.and_then(|(id, name)| match name {
@@ -550,6 +556,10 @@ impl Executor {
                 ("theseus.derive", vec![parents, ("name", optional(name))])
             }
             Doing::Delete { object } => ("theseus.delete", vec![("object", given(object))]),
+            Doing::Name { name, object } => {
+                let object = object.as_ref().map_or(Value::Null, given);
+                ("theseus.name", vec![("name", Value::Text(name.clone())), ("object", object)])
+            }
             _ => unreachable!("these are not edits"),
         };
         let note = particulars.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();

@@ -132,6 +132,13 @@ pub enum Doing {
         /// Which.
         object: ObjectName,
     },
+    /// Gives a name to an object, or frees it.
+    Name {
+        /// The name.
+        name: String,
+        /// The object; none to free the name.
+        object: Option<ObjectName>,
+    },
     /// Gives an object other parents.
     Parents {
         /// Which.

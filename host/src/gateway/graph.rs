@@ -1,4 +1,4 @@
-//! Requests about the object graph as a whole: parents, messages that nobody understands, objects that cannot be reached.
+//! Requests about the object graph as a whole: names, parents, messages that nobody understands, objects that cannot be reached.
 
 use axum::{
     body::Body,
@@ -9,9 +9,26 @@ use serde::Deserialize;
 
 use super::{
     request::{self, JsonRef},
-    routes::{self, Host, Outcome, Target},
+    routes::{self, Host, Name, Outcome, Target},
 };
 use crate::runtime::action::Action;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Named {
+    object: JsonRef,
+}
+
+pub(super) async fn name(State(shared): Host, Name(name): Name, headers: HeaderMap, body: Body) -> Outcome {
+    let request_id = request::request_id(&headers)?;
+    let Named { object } = request::parse_json(&routes::receive(&shared, body).await?)?;
+    routes::reply(&shared.ask(Action::Name { name, object: Some(object.resolve()?), request_id }).await?)
+}
+
+pub(super) async fn unname(State(shared): Host, Name(name): Name, headers: HeaderMap) -> Outcome {
+    let request_id = request::request_id(&headers)?;
+    routes::reply(&shared.ask(Action::Name { name, object: None, request_id }).await?)
+}
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -13,7 +13,7 @@ use axum::{
     http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri, header, request::Parts},
     middleware::{self, Next},
     response::IntoResponse,
-    routing::{delete as delete_route, get, post},
+    routing::{delete as delete_route, get, post, put},
 };
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
@@ -70,6 +70,7 @@ fn common() -> Router<Arc<Shared>> {
             get(graph::query_parents).post(graph::call_parents).put(graph::set_parents),
         )
         .route("/v1/objects/{object}/{method}", get(query).post(call))
+        .route("/v1/names/{name}", put(graph::name).delete(graph::unname))
         .route("/v1/messages", get(finding::messages).post(finding::post))
         .route("/v1/messages/{message}", delete_route(finding::cancel))
         .route("/v1/messages/{message}/retry", post(finding::retry))
@@ -120,13 +121,30 @@ impl<S: Send + Sync> FromRequestParts<S> for Target {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Target, Problem> {
-        let segments = RawPathParams::from_request_parts(parts, state)
-            .await
-            .map_err(|rejection| Problem::bad_request(format!("in the path: {}", rejection.body_text())))?;
-        let segment = |name| segments.iter().find(|(key, _)| *key == name).map_or("", |(_, text)| text);
-        let object = request::parse_ref(segment("object")).map_err(Problem::bad_request)?;
-        Ok(Target { object, method: segment("method").to_owned() })
+        let segments = segments(parts, state).await?;
+        let object = request::parse_ref(segment(&segments, "object")).map_err(Problem::bad_request)?;
+        Ok(Target { object, method: segment(&segments, "method").to_owned() })
     }
+}
+
+/// The name in a path.
+pub(super) struct Name(pub(super) String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Name {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Name, Problem> {
+        Ok(Name(segment(&segments(parts, state).await?, "name").to_owned()))
+    }
+}
+
+async fn segments<S: Send + Sync>(parts: &mut Parts, state: &S) -> Result<RawPathParams, Problem> {
+    let segments = RawPathParams::from_request_parts(parts, state).await;
+    segments.map_err(|rejection| Problem::bad_request(format!("in the path: {}", rejection.body_text())))
+}
+
+fn segment<'a>(segments: &'a RawPathParams, name: &str) -> &'a str {
+    segments.iter().find(|(key, _)| *key == name).map_or("", |(_, text)| text)
 }
 
 #[derive(Deserialize)]

@@ -34,6 +34,7 @@ const UNDOABLE: &[&str] = &[
     "theseus.clone",
     "theseus.derive",
     "theseus.delete",
+    "theseus.name",
     "theseus.parents",
     "theseus.post",
     "theseus.cancel",

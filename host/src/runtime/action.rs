@@ -79,6 +79,8 @@ pub enum Action {
     Rehearse { paths: Vec<PathBuf>, last: u64, told: rehearsal::Told },
     /// Does what the plan says: a swap, or a restart cycle.
     Apply { bundle: PathBuf, reason: String, options: SwapOptions },
+    /// Gives a name to an object, or frees it if there is none.
+    Name { name: String, object: Option<ObjectRef>, request_id: Option<String> },
     /// Gives an object these parents, and no others.
     SetParents { object: ObjectRef, parents: Vec<ObjectRef>, request_id: Option<String> },
     /// The messages that nobody understood.

@@ -250,6 +250,9 @@ impl Runtime {
             Action::Delete { object, request_id } => {
                 self.edit(Doing::Delete { object: views::object_name(object) }, request_id, reply);
             }
+            Action::Name { name, object, request_id } => {
+                self.edit(Doing::Name { name, object: object.map(views::object_name) }, request_id, reply);
+            }
             Action::SetParents { object, parents, request_id } => {
                 let parents = parents.into_iter().map(views::object_name).collect();
                 self.edit(Doing::Parents { object: views::object_name(object), parents }, request_id, reply);

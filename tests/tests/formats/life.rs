@@ -67,6 +67,8 @@ fn names(home: &Home, client: &mut Client) {
     home.run(&["clone", "visits", "copy"]);
     home.run(&["derive", "visits", "child"]);
     home.run(&["parents", "child", "visits", "copy"]);
+    home.run(&["name", "child", "heir"]);
+    home.run(&["unname", "heir"]);
     home.run(&["derive", "visits", "grandchild", "--also", "child", "copy"]);
     for _ in 0..9 {
         client.create("counter.Counter", "again");
