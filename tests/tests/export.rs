@@ -242,6 +242,12 @@ fn an_export_shows_any_transaction_also_beside_a_host_under_load() {
     host.stop();
     other.verify();
     home.cli(&["export", "--at", "999999"]).failed(1);
+    // A time stands for what had been committed by then: the future for all, and there may have been nothing.
+    let last = document(home.run(&["export", "--at", "2999-01-01T00:00:00Z"]).lines().next().unwrap())["tid"].clone();
+    assert_eq!(last, home.tid());
+    let nothing = home.cli(&["export", "--at", "1999-01-01T00:00:00Z"]).failed(1);
+    assert!(nothing.contains("no_such_transaction: nothing had been committed at that time"), "{nothing}");
+    home.cli(&["export", "--at", "soon"]).failed(2);
 }
 
 #[test]

@@ -129,7 +129,7 @@ impl Session {
                 self.check_backup(&folder)
             }
             Command::Restore { from, to } => self.restore(&from, to),
-            Command::Export { file, at } => self.export(at, file.as_deref()),
+            Command::Export { file, at } => self.export(at.as_deref().map(moment).transpose()?, file.as_deref()),
             Command::Import { file, keep_ids } => self.import(&file, keep_ids),
             Command::Verify { resume, head } => {
                 let print = |document: &Json, text: fn(&Json) -> String| self.print(&document.to_string(), text);

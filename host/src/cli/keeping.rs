@@ -21,7 +21,7 @@ use crate::{
     gateway::json::hex,
     runtime::{
         OpenError,
-        action::codes,
+        action::{At, codes},
         backup::{self, BackupError},
         portable::{self, ImportOptions},
     },
@@ -95,7 +95,7 @@ impl Session {
         })
     }
 
-    pub(super) fn export(&self, at: Option<u64>, file: Option<&Path>) -> Result<(), Fault> {
+    pub(super) fn export(&self, at: Option<At>, file: Option<&Path>) -> Result<(), Fault> {
         self.need_identity()?;
         let Some(file) = file else {
             portable::export(&self.home, at, &mut io::stdout().lock())?;
@@ -249,7 +249,7 @@ impl From<portable::Failure> for Fault {
             It::Output(error) => error.into(),
             It::Owner(error) => OpenError::from(error).into(),
             It::Settings(error) => error.into(),
-            It::NoSuchTransaction { .. } => Fault::failed(codes::NO_SUCH_TRANSACTION, message),
+            It::NoSuchTransaction { .. } | It::NothingThen => Fault::failed(codes::NO_SUCH_TRANSACTION, message),
             It::NamesTaken { .. } | It::IdsTaken { .. } => Fault::new(Exit::Refused, "import_refused", message),
             It::Malformed { .. } | It::Changed { .. } => Fault::failed("bad_import", message),
             It::NoRoom(_) => Fault::failed(codes::STORAGE_FULL, message),

@@ -332,9 +332,9 @@ Examples:
     Export {
         /// The file, which is replaced; standard output if there is none.
         file: Option<PathBuf>,
-        /// As of this transaction.
-        #[arg(long, value_name = "TID")]
-        at: Option<u64>,
+        /// As of this transaction or time.
+        #[arg(long, value_name = "TID|TIME", value_parser = moment)]
+        at: Option<String>,
     },
     /// Adds the objects and names of such a file to an identity whose host does not run, all or none.
     #[command(after_help = "Examples:\n  theseus import objects.jsonl\n  theseus import objects.jsonl --keep-ids")]

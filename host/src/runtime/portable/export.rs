@@ -13,7 +13,7 @@ use crate::{
     config::Config,
     home::Home,
     identity::{HOST_OBJECT, Identity, ObjectWalk, Opened, Reader, Tid},
-    runtime::host,
+    runtime::{action::At, host},
 };
 
 /// How many objects or names are read in one read transaction.
@@ -32,7 +32,7 @@ pub struct Exported {
     pub names: u64,
 }
 
-/// Writes the objects and names of a home as of transaction `at`, or as of the last one. It reads the files, beside a running
+/// Writes the objects and names of a home as of the moment `at`, or as of the last transaction. It reads the files, beside a running
 /// host or without one.
 ///
 /// The host's own object is left out: it is about this home.
@@ -40,14 +40,18 @@ pub struct Exported {
 /// # Errors
 ///
 /// See [`Failure`].
-pub fn export(home: &Home, at: Option<u64>, out: &mut dyn Write) -> Result<Exported, Failure> {
+pub fn export(home: &Home, at: Option<At>, out: &mut dyn Write) -> Result<Exported, Failure> {
     let config = Config::load(home)?;
     let Opened { identity, .. } = Identity::open(&host::place(home, &config), true)?;
     let last = identity.head().tid;
     let at = match at {
-        Some(at) if at == 0 || at > last.0 => return Err(Failure::NoSuchTransaction { at, last: last.0 }),
-        Some(at) => Tid(at),
         None => last,
+        Some(At::Tid(at)) if at == 0 || at > last.0 => return Err(Failure::NoSuchTransaction { at, last: last.0 }),
+        Some(At::Tid(at)) => Tid(at),
+        Some(At::Time { us }) => match identity.tid_at(us)? {
+            Tid::NONE => return Err(Failure::NothingThen),
+            at => at,
+        },
     };
     let mut time_us = None;
     identity.with_batch(at, |batch| {

@@ -38,6 +38,9 @@ pub enum Failure {
         /// The last one.
         last: u64,
     },
+    /// It was before the first transaction.
+    #[error("nothing had been committed at that time")]
+    NothingThen,
     /// A line of the file is not what it should be.
     #[error("{}, line {line}: {problem}", file.display())]
     Malformed {
