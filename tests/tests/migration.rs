@@ -239,6 +239,28 @@ fn a_failure_is_forgotten_when_its_object_is() {
 }
 
 #[test]
+fn failures_may_go_while_the_walk_is_under_way() {
+    // Two steps, with time before each.
+    let home = Home::with_settings(
+        "[plugins]\nmigration_objects_max = 5\nmigration_step_us_max = 1000000\nmigration_rest_ms = 1500\n",
+    );
+    let host = Host::start(&home);
+    home.swap(&[&fixtures::items("items")]);
+    let mut client = host.client();
+    let ids: Vec<u64> = (0..6).map(|n| item(&mut client, &format!("item-{n}"), if n < 5 { 13 } else { 7 })).collect();
+    home.swap(&[&fixtures::items("items_2")]);
+    let progress = || plugins(&home, "active")[0]["migrations"][0].clone();
+    until("the first step", || progress()["failed"] == 5);
+    ids[..4].iter().for_each(|id| _ = client.delete(&format!("/v1/objects/{id}")).ok());
+    until("the second step", || schema(&mut client, "item-5") == 2);
+    until("the end of the walk", || progress()["failures"].as_array().unwrap().len() == 1);
+    assert_eq!((&progress()["failed"], &progress()["left"]), (&json!(1), &json!(1)));
+    client.call("item-5", "add", &json!([1]));
+    host.stop();
+    home.verify();
+}
+
+#[test]
 fn a_chain_of_plugins_finishes_each_migration_before_the_next() {
     let home = lazy();
     let host = Host::start(&home);

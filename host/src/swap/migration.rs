@@ -495,7 +495,9 @@ impl State {
         for progress in &mut self.progress {
             let before = progress.failures.len();
             progress.failures.retain(|failed| failed.object != object);
-            progress.failed -= (before - progress.failures.len()) as u64;
+            let (forgotten, left) = ((before - progress.failures.len()) as u64, progress.failures.len() as u64);
+            // Of objects that went while the walk was under way fewer may be counted than are listed.
+            progress.failed = progress.failed.saturating_sub(forgotten).max(left);
         }
     }
 }
@@ -505,5 +507,30 @@ impl Progress {
     fn try_again(&mut self) {
         self.failed = 0;
         self.failures.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use theseus_abi::FailureCode;
+
+    use super::*;
+
+    fn behind(objects: u64) -> Behind {
+        Behind { behavior: "a.B".into(), plugin: "a".into(), from: 1, to: 2, objects, way: None }
+    }
+
+    #[test]
+    fn failures_of_objects_that_go_while_the_walk_is_under_way_are_forgotten() {
+        let mut state = State::default();
+        state.set_behind(&[behind(6)]);
+        let failure = Failure::new(FailureCode::REFUSED, "unlucky");
+        let failed = |object| FailedObject { object: ObjectId(object), failure: failure.clone() };
+        (state.progress[0].failed, state.progress[0].failures) = (5, (1..=5).map(failed).collect());
+        // The next step finds that four of them are gone, and brings up the one that had not been tried.
+        state.set_behind(&[behind(1)]);
+        (1..=4).for_each(|object| state.forget(ObjectId(object)));
+        let Progress { failed, failures, .. } = &state.progress[0];
+        assert_eq!((*failed, failures.len(), failures[0].object), (1, 1, ObjectId(5)));
     }
 }
