@@ -121,7 +121,10 @@ impl Thread {
     /// Enters a key of which this thread has a value.
     fn owe_key(&self, image: Arc<Watched>, key: libc::pthread_key_t) {
         let mut owed = lock(&self.owed);
-        if !owed.iter().any(|owed| matches!(owed.what, What::Key(other) if other == key)) {
+        // One that has the number alone may be of a key that was deleted, in another image.
+        let is_it =
+            |owed: &Owed| matches!(owed.what, What::Key(other) if other == key) && Arc::ptr_eq(&owed.image, &image);
+        if !owed.iter().any(is_it) {
             image.owe();
             owed.push(Owed { image, what: What::Key(key) });
         }
@@ -152,11 +155,11 @@ impl Thread {
             let mut keys = Vec::new();
             for owed in lock(&self.owed).iter().filter(|owed| with(&owed.image)) {
                 if let What::Key(key) = owed.what {
-                    keys.push(key);
+                    keys.push((owed.image.clone(), key));
                 }
             }
             // No lock is held while foreign code runs. It may enter more.
-            let destroyed = keys.into_iter().filter(|key| destroy_value(*key)).count();
+            let destroyed = keys.into_iter().filter(|(image, key)| destroy_value(image, *key)).count();
             if destroyed == 0 {
                 break;
             }
@@ -203,9 +206,12 @@ impl Thread {
     }
 }
 
-/// Destroys this thread's value of a key, if it has one.
-fn destroy_value(key: libc::pthread_key_t) -> bool {
-    let destructor = lock(&KEYS).get(&key).and_then(|known| known.destructor);
+/// Destroys this thread's value of an image's key, if it has one. The key may have been deleted meanwhile: then the next that was
+/// created, in whatever image, has its number.
+fn destroy_value(image: &Arc<Watched>, key: libc::pthread_key_t) -> bool {
+    let keys = lock(&KEYS);
+    let destructor = keys.get(&key).filter(|known| Arc::ptr_eq(&known.image, image)).and_then(|known| known.destructor);
+    drop(keys);
     let Some(destructor) = destructor else { return false };
     // SAFETY: the key is in `KEYS`, so it was not deleted.
     let value = unsafe { libc::pthread_getspecific(key) };
@@ -374,6 +380,41 @@ mod tests {
         errands.run();
         assert_eq!((images[1].owed(), DESTROYED.load(Ordering::SeqCst)), (0, 1));
         for image in images {
+            image.delete_keys();
+            image.forget();
+        }
+    }
+
+    /// Counts how often the value was destroyed.
+    unsafe extern "C" fn count(value: *mut c_void) {
+        // SAFETY: the values of the keys that have this destructor are counters that outlive them.
+        unsafe { &*value.cast::<AtomicUsize>() }.fetch_add(1, Ordering::SeqCst);
+    }
+
+    #[test]
+    fn the_number_of_a_deleted_key_may_be_that_of_another_image() {
+        let [first, second] = [watch("/deletes its key"), watch("/gets its number")];
+        let counters = [AtomicUsize::new(0), AtomicUsize::new(0)];
+        let destroyed = || counters.each_ref().map(|counter| counter.load(Ordering::SeqCst));
+        let mut key = 0;
+        // SAFETY: `key` takes the key.
+        assert_eq!(unsafe { libc::pthread_key_create(&raw mut key, None) }, 0);
+        let errands = Errands::of_this_thread();
+        for (image, counter) in [&first, &second].into_iter().zip(&counters) {
+            // The C library gives the lowest number that is free.
+            remove_key(key);
+            add_key(image.clone(), key, Some(count));
+            exports::set_value(key, std::ptr::from_ref(counter).cast());
+            value_set(key);
+        }
+        assert_eq!((first.owed(), second.owed()), (1, 1));
+        first.leave();
+        errands.run();
+        assert_eq!((first.owed(), second.owed(), destroyed()), (0, 1, [0, 0]), "the value is still in use");
+        second.leave();
+        errands.run();
+        assert_eq!((second.owed(), destroyed()), (0, [0, 1]));
+        for image in [first, second] {
             image.delete_keys();
             image.forget();
         }
