@@ -151,14 +151,18 @@ impl Identity {
         bytes_max: u64,
         step: &mut PatrolStep,
     ) -> Result<bool, StorageError> {
-        let reached = self.reached();
+        let packed = self.packed();
         // The table first: the history is then at least as new.
-        let (table, history) = (self.table.read()?, self.history.read()?);
-        if history.packed().tid > reached {
-            // A base was put in force between the two looks, and may be newer than the view of the table.
-            return Ok(false);
-        }
+        let table = self.table.read()?;
+        let Some(history) = self.history_on(packed)? else { return Ok(false) };
         go_through_rows((&table, &history), part, db, next, bytes_max, step)
+    }
+
+    /// The history, if it still stands on the base that ends with `packed`. One that was put in force after a look at the table may be newer
+    /// than what was seen there, and lacks the request ids that were forgotten before it was made.
+    pub(super) fn history_on(&self, packed: Head) -> Result<Option<HistoryView>, StorageError> {
+        let history = self.history.read()?;
+        Ok((history.packed() == packed).then_some(history))
     }
 }
 

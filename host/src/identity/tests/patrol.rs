@@ -247,17 +247,19 @@ fn rows_are_held_against_a_history_that_is_not_older() {
     assert_eq!(found(&table, &identity.history.read().unwrap()), 0);
     // Five objects, as many names, and in both directions the two request ids that had been forgotten and came again.
     assert_eq!(found(&identity.table.read().unwrap(), &history), 5 + 5 + 2 * 2);
-    // A base that is newer than the table is a step that is taken again.
     drop((table, history));
-    let at = PatrolAt { part: PatrolPart::Objects, ..PatrolAt::default() };
-    subject.step(Step::Pack { until: subject.durable, trims: true });
-    let reached = identity.reached.swap(5, Ordering::Relaxed);
-    let mut again = at.clone();
-    step(&identity, &mut again, u64::MAX);
-    assert_eq!(again, at);
-    identity.reached.store(reached, Ordering::Relaxed);
-    step(&identity, &mut again, u64::MAX);
-    assert_eq!(again.part, PatrolPart::Names);
+    let (packed, table) = (identity.packed(), identity.table.read().unwrap());
+    turn(&mut subject);
+    assert!(identity.history_on(packed).unwrap().is_some());
+    // A base that comes into force between the two looks, although it is no newer than the table was: in both directions it lacks the
+    // request ids that were forgotten before it was made.
+    subject.step(Step::Pack { until: 10, trims: true });
+    let history = identity.history.read().unwrap();
+    assert_eq!((history.packed().tid, found(&table, &history)), (Tid(10), 2 * 2));
+    assert!(identity.history_on(packed).unwrap().is_none(), "the step is taken again");
+    let mut at = PatrolAt { part: PatrolPart::Requests, ..PatrolAt::default() };
+    step(&identity, &mut at, u64::MAX);
+    assert_eq!(at.part, PatrolPart::RequestsByAge);
 }
 
 /// While objects, names and request ids come, change, are forgotten and packed away, nothing is taken for damage.
