@@ -207,7 +207,12 @@ fn object_history(
 fn whole_history(reader: &mut Reader, from: Tid, limit: usize) -> Result<Transactions, StorageError> {
     let identity = reader.identity().clone();
     let (mut transactions, mut next) = (Vec::new(), None);
+    // A batch is in the history before readers may see what it did.
+    let head = identity.head().tid;
     identity.walk_history(from, |batch| {
+        if batch.header.last > head {
+            return Ok(false);
+        }
         for (tid, transaction) in batch.transactions().skip_while(|(tid, _)| *tid < from) {
             if transactions.len() == limit {
                 next = Some(tid);
@@ -360,5 +365,44 @@ pub(super) fn value(bytes: &[u8]) -> Result<Value, ActionError> {
     match bytes {
         [] => Ok(Value::Null),
         bytes => Value::decode(bytes).map_err(|problem| error("bad_encoding", problem.to_string())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::{Committer, Draft, Identity, Incarnation, Opened, Place, RequestMemory, Writer};
+
+    #[test]
+    fn the_history_ends_where_everything_else_that_is_read_does() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = Place {
+            history: folder.path().join("history"),
+            objects: folder.path().join("objects"),
+            bases: folder.path().join("base"),
+            history_bytes_max: 64 << 20,
+            objects_bytes_max: 64 << 20,
+            requests: RequestMemory { count_max: 10, since_us: 0 },
+        };
+        Identity::create(&place).unwrap();
+        let Opened { identity, resume } = Identity::open(&place, false).unwrap();
+        let (mut writer, mut committer) =
+            (Writer::new(identity.clone(), &resume), Committer::new(identity.clone(), Incarnation(1)));
+        let mut reader = Reader::new(identity);
+        let mut seen = || match history(&mut reader, None, At::Tid(1), 10) {
+            Ok(Answer::History { transactions, next: None, .. }) => transactions.len(),
+            other => panic!("{other:?}"),
+        };
+        for number in 0..3 {
+            let (method, arguments, outcome) = ("theseus.test", &[0xf6][..], &Outcome::Done([].into()));
+            let (request_id, target, time_us, seed, writes, names) = (None, None, 1, 2, &[], &[]);
+            writer
+                .record(&Draft { request_id, target, method, arguments, time_us, seed, outcome, writes, names })
+                .unwrap();
+            let head = committer.append(writer.close_batch(), &[].into(), 3).unwrap();
+            assert_eq!(seen(), number, "the head that goes with the answer has no more");
+            committer.publish(head);
+            assert_eq!(seen(), number + 1);
+        }
     }
 }
