@@ -9,7 +9,7 @@ use std::{
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use super::{Executor, Refusal, ToCome, Vitals, request_memory};
-use crate::identity::{CheckpointPlan, Identity, Keep};
+use crate::identity::{CheckpointPlan, Identity, Keep, StorageError};
 
 /// How often readers that keep old pages in use are looked for, at least.
 const LET_GO_INTERVAL: Duration = Duration::from_secs(1);
@@ -32,21 +32,23 @@ pub(super) fn checkpointer(
     vitals: &Vitals,
 ) {
     // A start goes on with the indexes that the host before has left unfinished.
-    let mut indexing = true;
+    let mut next = (true, Duration::ZERO);
     loop {
-        let started = Instant::now();
-        let done = match plans.recv_timeout(if indexing { Duration::ZERO } else { LET_GO_INTERVAL }) {
+        let (started, (indexing, rest)) = (Instant::now(), next);
+        let done = match plans.recv_timeout(rest) {
             Ok(plan) => identity.checkpoint(plan).map(|()| {
                 log::debug!("the object table has reached {} in {:?}", identity.reached(), started.elapsed());
                 is_stuck.store(false, Ordering::Relaxed);
                 true
             }),
-            Err(RecvTimeoutError::Timeout) if indexing => identity.index_step(INDEX_STEP_ROWS),
             // A checkpoint sees to the readers too.
-            Err(RecvTimeoutError::Timeout) => identity.let_go_of_readers().map(|()| false),
+            Err(RecvTimeoutError::Timeout) => match identity.let_go_of_readers() {
+                Ok(()) if indexing => identity.index_step(INDEX_STEP_ROWS),
+                done => done.map(|()| false),
+            },
             Err(RecvTimeoutError::Disconnected) => break,
         };
-        indexing = matches!(done, Ok(true));
+        next = after(&done, indexing);
         match done {
             Ok(_) => {}
             // Tried again and again, so told once.
@@ -57,6 +59,17 @@ pub(super) fn checkpointer(
             }
             Err(error) => vitals.fail(error.to_string()),
         }
+    }
+}
+
+/// Whether there may be something to do about indexes next, and how long to wait for a checkpoint before; `done` says of what was done
+/// last whether there is.
+fn after(done: &Result<bool, StorageError>, indexing: bool) -> (bool, Duration) {
+    match done {
+        Ok(true) => (true, Duration::ZERO),
+        Ok(false) => (false, LET_GO_INTERVAL),
+        // What an index lacked room for is tried again, also if nothing is committed that would bring a checkpoint.
+        Err(_) => (indexing, LET_GO_INTERVAL),
     }
 }
 
@@ -168,5 +181,20 @@ impl Executor {
             // Fails only if the checkpointer is gone, and then the host is about to end.
             _ = self.plans.send(plan);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_index_that_had_no_room_is_gone_on_with_by_itself() {
+        let full = || Err(StorageError::Full { path: "objects".into() });
+        assert_eq!(after(&full(), true), (true, LET_GO_INTERVAL));
+        // A checkpoint that had none is planned again by the executor.
+        assert_eq!(after(&full(), false), (false, LET_GO_INTERVAL));
+        assert_eq!(after(&Ok(true), false), (true, Duration::ZERO));
+        assert_eq!(after(&Ok(false), true), (false, LET_GO_INTERVAL));
     }
 }
