@@ -66,6 +66,32 @@ fn what_nobody_touches_migrates_in_the_background() {
 }
 
 #[test]
+fn objects_migrate_however_far_apart_their_ids_are() {
+    let home = Home::new();
+    let ids = [1, 5, 1_u64 << 40, 1 << 61];
+    let mut file = "{\"format\":\"theseus.export\",\"version\":1}\n".to_owned();
+    for id in ids {
+        let object = json!({ "id": id, "behavior": "counter.Counter", "schema": 1, "slots": { "count": 3 } });
+        file += &format!("{object}\n");
+    }
+    file += &format!("{}\n", json!({ "end": true, "objects": ids.len(), "names": 0 }));
+    let path = home.beside("far.jsonl");
+    fs::write(&path, file).unwrap();
+    home.run(&["import", "--keep-ids", path.to_str().unwrap()]);
+    let host = Host::start(&home);
+    home.swap(&[&artifacts::plugin("counter")]);
+    let swapped = home.json(&["swap", "--eager", artifacts::plugin("counter-v2").to_str().unwrap()]);
+    assert_eq!((&swapped["left"], &swapped["unfinished"]), (&json!([]), &Json::Null));
+    assert_eq!(swapped["probes"][0]["samples"], ids.len(), "all of them were tried beforehand: {swapped}");
+    let mut client = host.client();
+    for id in ids {
+        assert_eq!(slots(&mut client, &id.to_string()), json!({ "count": 3, "step": 1 }));
+    }
+    host.stop();
+    home.verify();
+}
+
+#[test]
 fn an_eager_swap_answers_when_everything_has_migrated() {
     let home = lazy();
     let host = Host::start(&home);

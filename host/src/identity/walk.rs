@@ -44,6 +44,17 @@ impl ObjectWalk {
     }
 }
 
+impl Reader {
+    /// The first object of the object table from an id on, deleted ones too; none if there is none.
+    ///
+    /// # Errors
+    ///
+    /// If the storage fails.
+    pub fn first_object_from(&self, id: ObjectId) -> Result<Option<ObjectId>, StorageError> {
+        Ok(self.table(|table| table.object_ids(id, 1))?.pop())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

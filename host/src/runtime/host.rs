@@ -404,8 +404,9 @@ impl Runtime {
     /// If the stop was not recorded, or the handoff not written.
     pub fn stop(&self) -> Result<Head, StopError> {
         self.patrol.stop();
-        // Jobs end at their next step, which the engine may have to do for them.
+        // Jobs end at their next step, which the engine may have to do for them; so does a migration, for which the operator may wait.
         self.jobs.cancel();
+        self.operator.swapper.migrator.cancel();
         // No more orders; the one being carried out is finished.
         self.orders.lock().unwrap_or_else(PoisonError::into_inner).take();
         let update = self.operator.update_under_way();

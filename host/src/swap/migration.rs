@@ -1,6 +1,6 @@
 //! Migration in the background: brings every object into the schema of its behaviour in force, in small steps.
 //!
-//! Objects migrate when they are touched; this thread touches those that nobody else does. It walks the ids on a snapshot, hands
+//! Objects migrate when they are touched; this thread touches those that nobody else does. It walks over all objects, hands
 //! those that are behind to the executor, a few at a time, and goes on when that step is durable, so that commands hardly wait
 //! for it. What cannot migrate is left as it was and listed. When nothing needs a fallback any more, it lets it go.
 
@@ -17,7 +17,7 @@ use super::{ask, look, retire::Retirement};
 use crate::{
     config,
     exec::{Admit, Behind, Doing, Engine, MigrationStep, PluginSet, Refusal, spawn},
-    identity::{Census, Reader},
+    identity::{Census, ObjectWalk, Reader, StorageError},
     plugin::Generation,
 };
 
@@ -30,8 +30,8 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// How long it waits when the host has too much to do.
 const BACK_OFF: Duration = Duration::from_millis(5);
 
-/// How many ids are looked at between two questions whether there is something else to do.
-const IDS_AT_ONCE: u64 = 10_000;
+/// How many objects are looked at between two questions whether there is something else to do.
+const LOOKED_AT_AT_ONCE: usize = 10_000;
 
 /// How many objects that could not migrate are kept by name, for each behaviour and schema.
 const FAILURES_SHOWN_MAX: usize = 100;
@@ -182,9 +182,14 @@ impl Migrator {
         self.shared.lock().progress.clone()
     }
 
-    /// Ends the thread after the step that it is in.
-    pub fn stop(&self) {
+    /// Has the thread end after the step that it is in. Who waits for the end of a walk is told that it was not reached.
+    pub fn cancel(&self) {
         self.shared.end();
+    }
+
+    /// [`cancel`](Self::cancel)s, and waits until the thread has ended.
+    pub fn stop(&self) {
+        self.cancel();
         if let Some(thread) = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take()
             && thread.join().is_err()
         {
@@ -216,6 +221,20 @@ struct Walker {
     rest: Duration,
     /// The walk under way.
     walk: u64,
+}
+
+/// The objects that a walk has still to look at.
+struct AllObjects {
+    walk: ObjectWalk,
+    /// The next ones.
+    ids: std::vec::IntoIter<ObjectId>,
+    is_over: bool,
+}
+
+impl AllObjects {
+    fn new(reader: &Reader) -> AllObjects {
+        AllObjects { walk: ObjectWalk::new(reader), ids: Vec::new().into_iter(), is_over: false }
+    }
 }
 
 impl Walker {
@@ -281,12 +300,11 @@ impl Walker {
         self.shared.lock().progress.iter_mut().for_each(Progress::try_again);
         let started = Instant::now();
         // What is made from now on has the schema in force.
-        let end = self.engine.vitals().next_object.load(std::sync::atomic::Ordering::Relaxed);
+        let mut all = AllObjects::new(&self.reader);
         let mut found: Vec<(ObjectId, Arc<str>, u32)> = Vec::new();
-        let mut next = 0;
         let mut left = self.look()?;
-        while left && (next < end || !found.is_empty()) {
-            next = self.collect(next, end, &mut found)?;
+        while left && (!all.is_over || !found.is_empty()) {
+            self.collect(&mut all, &mut found)?;
             if found.is_empty() {
                 continue;
             }
@@ -305,36 +323,35 @@ impl Walker {
                 "{objects} objects of {behavior} are left in schema {from} instead of {to}: {failed} failed to migrate"
             );
         }
-        if end > 0 {
-            log::debug!("looked through {end} objects in {:?}", started.elapsed());
-        }
+        log::debug!("looked through all objects in {:?}", started.elapsed());
         Ok(())
     }
 
-    /// Looks on from id `next` for objects that are behind, until a step is full or it is time for a question. Answers where
-    /// to go on.
+    /// Looks on for objects that are behind, until a step is full or it is time for a question.
     fn collect(
         &mut self,
-        mut next: u64,
-        end: u64,
+        all: &mut AllObjects,
         found: &mut Vec<(ObjectId, Arc<str>, u32)>,
-    ) -> Result<u64, Interruption> {
+    ) -> Result<(), Interruption> {
         self.go_on()?;
         let (plugins, head) = (self.engine.plugins(), self.engine.identity().head().tid);
         self.reader.refresh();
-        let until = end.min(next + IDS_AT_ONCE);
-        while next < until && found.len() < self.at_once {
-            let object = ObjectId(next);
-            next += 1;
-            let version = self.reader.snapshot(object, head);
-            let version = version.map_err(|error| Interruption::Unreadable(error.to_string()))?;
+        let unreadable = |error: StorageError| Interruption::Unreadable(error.to_string());
+        if all.ids.len() == 0 {
+            all.ids = all.walk.next(&mut self.reader, LOOKED_AT_AT_ONCE).map_err(unreadable)?.into_iter();
+            all.is_over = all.ids.len() == 0;
+        }
+        while found.len() < self.at_once
+            && let Some(object) = all.ids.next()
+        {
+            let version = self.reader.snapshot(object, head).map_err(unreadable)?;
             let Some(record) = version.and_then(|version| version.record.clone()) else { continue };
             let Some(behavior) = plugins.behavior(&record.behavior) else { continue };
             if behavior.schema() != record.schema {
                 found.push((object, record.behavior.clone(), record.schema));
             }
         }
-        Ok(next)
+        Ok(())
     }
 
     /// One step of the executor; answered when it is durable.

@@ -11,7 +11,7 @@ use theseus_value::{ObjectId, raw::merge_maps};
 use super::Samples;
 use crate::{
     exec::{Engine, State},
-    identity::{ObjectRecord, Reader},
+    identity::{ObjectRecord, ObjectWalk, Reader},
     swap::{
         confined::Bytes,
         plan::{MigratedBy, Migration},
@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// How many objects are looked at for samples.
-const LOOKS_MAX: u64 = 20_000;
+const LOOKS_MAX: usize = 20_000;
 
 /// How many bytes of slots are taken in all.
 const BYTES_MAX: usize = 16 << 20;
@@ -34,22 +34,35 @@ pub(super) fn pick(engine: &Engine, migrations: &[Migration], most: u64) -> Vec<
     let mut picked: Vec<Samples> = own().map(sample).collect();
     // As many as are wanted, or as there are.
     let mut wanted: Vec<u64> = own().map(|migration| migration.objects.min(most)).collect();
-    let ids = engine.vitals().next_object.load(Ordering::Relaxed).saturating_sub(1);
     let mut reader = Reader::new(engine.identity().clone());
     let mut bytes = 0;
-    for id in spread(ids).take(LOOKS_MAX as usize) {
+    for id in candidates(engine, &mut reader) {
         if bytes > BYTES_MAX || wanted.iter().all(|&count| count == 0) {
             break;
         }
-        let Ok(Some(record)) = reader.object(ObjectId(id)) else { continue };
+        let Ok(Some(record)) = reader.object(id) else { continue };
         let fits = |it: &Samples| it.behavior == *record.behavior && it.from == record.schema;
         let Some(place) = picked.iter().position(fits).filter(|&place| wanted[place] > 0) else { continue };
-        let Some(slots) = all_slots(&mut reader, id, &record) else { continue };
+        let Some(slots) = all_slots(&mut reader, id.0, &record) else { continue };
         bytes += slots.len();
         wanted[place] -= 1;
-        picked[place].objects.push((id, Bytes(Cow::Owned(slots))));
+        picked[place].objects.push((id.0, Bytes(Cow::Owned(slots))));
     }
     picked
+}
+
+/// Objects from all over the identity: all if there are few.
+fn candidates(engine: &Engine, reader: &mut Reader) -> Vec<ObjectId> {
+    let all = ObjectWalk::new(reader).next(reader, LOOKS_MAX).unwrap_or_default();
+    if all.len() < LOOKS_MAX {
+        return spread(all.len() as u64).map(|place| all[place as usize - 1]).collect();
+    }
+    let ids = engine.vitals().next_object.load(Ordering::Relaxed).saturating_sub(1);
+    // Ids may lie far apart: what falls in between stands for the next one.
+    let drawn = spread(ids).take(LOOKS_MAX).map(ObjectId);
+    let found = drawn.filter_map(|id| reader.first_object_from(id).ok().map(|found| found.unwrap_or(id)));
+    let mut seen = FxHashSet::default();
+    found.filter(|id| seen.insert(*id)).collect()
 }
 
 /// The numbers from 1 to `count`, each once, such that any first part of them lies evenly over the whole: multiples of the
