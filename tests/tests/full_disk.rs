@@ -150,6 +150,7 @@ fn commands_are_refused_before_the_disk_is_full() {
     home.swap(&[&artifacts::plugin("counter")]);
     let mut client = host.client();
     client.create("counter.Counter", "one");
+    let done = client.post_once("/v1/objects/one/increment", "once", &json!([0])).ok();
     home.until_settled();
     // A twentieth of the disk has to stay free.
     fill(&disk, "ballast", 1 << 20);
@@ -158,6 +159,8 @@ fn commands_are_refused_before_the_disk_is_full() {
     client.post("/v1/objects/one/increment", &json!([1])).problem(507, "storage_full");
     client.post("/v1/objects", &json!({ "behavior": "counter.Counter" })).problem(507, "storage_full");
     assert_eq!(client.call("one", "count", &json!([])), 0, "reading goes on");
+    let again = client.post_once("/v1/objects/one/increment", "once", &json!([0])).ok();
+    assert_eq!(again, done, "what was done is answered again: that takes no room");
     assert!(client.get("/metrics").text().contains("theseus_storage_short 1"));
     // There is still room for what the host itself has to say.
     host.stop();

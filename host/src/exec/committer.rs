@@ -34,7 +34,8 @@ pub(super) struct Commit {
 pub(super) struct Answer {
     pub reply: Reply,
     pub tid: Option<Tid>,
-    pub outcome: Outcome,
+    /// What it came to, or why it was not begun: that, too, rests on what the batch has.
+    pub outcome: Result<Outcome, Refusal>,
     pub pause_us: u64,
     /// Method and arguments, which nobody needs any more. Another thread made them, so freeing them takes long, and the committer
     /// has more time than the executor.
@@ -228,9 +229,10 @@ pub(super) fn refusal(error: &StorageError) -> Refusal {
 pub(super) fn give(answers: Vec<Answer>, result: &Result<Head, Refusal>) {
     for Answer { reply, tid, outcome, pause_us, spent } in answers {
         drop(spent);
-        match result {
-            Ok(head) => reply(Ok(Done { tid, outcome, head: *head, pause_us })),
-            Err(refusal) => reply(Err(refusal.clone())),
-        }
+        reply(match (result, outcome) {
+            (Ok(head), Ok(outcome)) => Ok(Done { tid, outcome, head: *head, pause_us }),
+            (Ok(_), Err(refusal)) => Err(refusal),
+            (Err(refusal), _) => Err(refusal.clone()),
+        });
     }
 }

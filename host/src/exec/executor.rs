@@ -370,6 +370,7 @@ impl Executor {
         self.see_to_the_room();
         if let Some(refusal) = self.no_room()
             && self.takes_room(&doing)
+            && !self.has_seen(request_id.as_deref())
         {
             // Else nobody would while there are only commands to refuse.
             self.see_to_the_table();
@@ -379,13 +380,13 @@ impl Executor {
         let executed = self.execute(doing, request_id.as_deref());
         self.vitals.idle(0);
         match executed {
-            Executed::Recorded { tid, outcome, pause_us } => self.answer(reply, Some(tid), outcome, pause_us),
-            Executed::Answered { tid, outcome } => self.answer(reply, tid, outcome, 0),
-            Executed::Refused(refusal) => reply(Err(refusal)),
+            Executed::Recorded { tid, outcome, pause_us } => self.answer(reply, Some(tid), Ok(outcome), pause_us),
+            Executed::Answered { tid, outcome } => self.answer(reply, tid, Ok(outcome), 0),
+            Executed::Refused(refusal) => self.answer(reply, None, Err(refusal), 0),
         }
     }
 
-    fn answer(&mut self, reply: Reply, tid: Option<Tid>, outcome: Outcome, pause_us: u64) {
+    fn answer(&mut self, reply: Reply, tid: Option<Tid>, outcome: Result<Outcome, Refusal>, pause_us: u64) {
         self.answers.push(Answer { reply, tid, outcome, pause_us, spent: self.spent.take() });
     }
 
@@ -483,7 +484,7 @@ impl Executor {
                     upgrades(requested_by, request);
                 }
             });
-            self.answer(reply, Some(tid), outcome, 0);
+            self.answer(reply, Some(tid), Ok(outcome), 0);
         }
     }
 

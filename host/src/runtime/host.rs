@@ -459,10 +459,11 @@ impl Runtime {
             Err(error) => return reply(Err(error)),
         };
         let object = views::object_name(object);
-        // Only a name that stands for commands needs the executor at once; a query finds out what else is executed by a command.
+        // Only a name that stands for commands needs the executor at once; a query finds out what else is executed by a command. So does
+        // a request id: it may be that of a command which no plugin in force has any more.
         let query = match mode {
             CallMode::QueryOnly => true,
-            CallMode::Any => !self.engine.method_kinds(&method).command,
+            CallMode::Any => request_id.is_none() && !self.engine.method_kinds(&method).command,
             CallMode::InOrder => false,
         };
         if !query {

@@ -24,6 +24,11 @@ impl Executor {
         }
     }
 
+    /// Whether there is an answer to a request id already. What cannot be read is left to [`repetition`](Self::repetition).
+    pub(super) fn has_seen(&mut self, request_id: Option<&str>) -> bool {
+        request_id.is_some_and(|id| !matches!(self.writer.reader().request(id), Ok(None)))
+    }
+
     /// The answer to a request id that was seen before. `target` is none for the host's own
     /// doings, and for a name that stands for nothing.
     pub(super) fn repetition(
