@@ -552,6 +552,7 @@ fn a_wrong_request_is_told_what_is_wrong_and_changes_nothing() {
         assert!(problem["tid"].is_null(), "{problem}");
     }
     client.get("/v1/objects/nobody").problem(404, "no_such_object");
+    client.get("/v1/objects/99/history").problem(404, "no_such_object");
     client.get("/v1/objects/visits?at=0").problem(404, "no_such_transaction");
     client.get("/v1/objects/visits?at=99").problem(404, "no_such_transaction");
     client.delete("/v1/objects/nobody").problem(404, "no_such_object");

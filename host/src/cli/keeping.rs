@@ -145,7 +145,7 @@ impl Session {
             let (objects, names, transactions) = (&it["objects"], &it["names"], &it["transactions"]);
             let renumbered = match imported.renumbered {
                 0 => String::new(),
-                some => format!("{some} objects got other ids, since theirs were taken\n"),
+                some => format!("{some} objects got other ids, since theirs are not for new objects\n"),
             };
             format!("{objects} objects and {names} names in {transactions} transactions\n{renumbered}{}", head(it))
         })

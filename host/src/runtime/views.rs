@@ -172,6 +172,12 @@ pub(super) fn history(
         Some(object) => {
             let head = reader.identity().head().tid;
             let object = find(reader, object, head)?;
+            if reader.as_of(object, head).map_err(storage)?.is_none() {
+                return Err(error(
+                    "no_such_object",
+                    format!("there is no object {object}, and none is known to have been"),
+                ));
+            }
             object_history(reader, object, from, limit)
         }
         None => whole_history(reader, from, limit),
