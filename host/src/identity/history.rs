@@ -98,8 +98,8 @@ impl History {
             wal.begin_writing(stored_head(&env.read()?, &env)?.unwrap_or(base))?;
         }
         let history = History::with_env(place, env, wal);
-        if read_only && history.read()?.importing()?.is_some() {
-            return Err(StorageError::Unfinished { path: place.history.clone() });
+        if read_only {
+            history.read()?.lasting_head()?;
         }
         // A pack in another process removes a base when the next is in force.
         let mut tries = 0..5;

@@ -300,7 +300,7 @@ impl Identity {
         let tabled = table.read()?;
         let (reached, object_pages) = (tabled.reached()?, tabled.object_pages()?);
         let view = history.read()?;
-        let head = view.head()?;
+        let head = view.lasting_head()?;
         if reached.tid > head.tid {
             let problem = format!("it ends with transaction {}, but the objects are as of {}", head.tid, reached.tid);
             return Err(view.damaged(head.tid, problem));

@@ -1,5 +1,6 @@
 //! The identity against a plain model of it, through every order of batches, commits, failures, checkpoints and reopening.
 
+mod importing;
 mod patrol;
 mod secondary;
 mod times;

@@ -74,7 +74,7 @@ pub fn take(
     let history = History::open(place, true)?;
     let (identity, until) = {
         let view = history.read()?;
-        (view.identity()?, view.head()?)
+        (view.identity()?, view.lasting_head()?)
     };
     fs::create_dir_all(folder).map_err(BackupError::io(folder))?;
     let found = Manifest::read(folder)?;

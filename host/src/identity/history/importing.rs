@@ -1,6 +1,6 @@
 //! The note that an import is under way: what follows it can be taken back.
 
-use super::{BATCHES, History, HistoryView, META, SEAL_BYTES};
+use super::{BATCHES, Head, History, HistoryView, META, SEAL_BYTES};
 use crate::identity::{StorageError, Tid};
 
 const IMPORTING: &[u8] = b"importing";
@@ -54,6 +54,15 @@ impl History {
 }
 
 impl HistoryView {
+    /// The head. Refused while an import is under way, whose transactions may be taken back: looked up in one view, because an import may
+    /// begin at any moment beside who only reads.
+    pub(in crate::identity) fn lasting_head(&self) -> Result<Head, StorageError> {
+        match self.importing()? {
+            None => self.head(),
+            Some(_) => Err(StorageError::Unfinished { path: self.env.path().to_owned() }),
+        }
+    }
+
     /// Where the history ended when the import began that has not ended yet; none if there is none.
     pub(super) fn importing(&self) -> Result<Option<Tid>, StorageError> {
         let Some(note) = self.txn.get(META, IMPORTING)? else { return Ok(None) };
