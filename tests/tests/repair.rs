@@ -357,6 +357,49 @@ fn an_interrupted_repair_changes_nothing() {
 }
 
 /// Whatever became of the identity meanwhile, the end is what a fresh verification finds.
+/// Who takes many request ids and forgets most of them in one step leaves pages that LMDB took, gave back and never wrote; where
+/// they are the last ones, the file ends before them.
+#[test]
+fn a_table_that_ends_in_pages_nobody_wrote_is_whole() {
+    let home = Home::with_settings("[identity]\nrequest_ids_max = 10\n[plugins]\nprobation_ms = 0\n");
+    let host = Host::start(&home);
+    home.swap(&[&artifacts::plugin("counter")]);
+    let mut client = host.client();
+    client.create("counter.Counter", "visits");
+    for number in 0..300 {
+        client.post_once("/v1/objects/visits/increment", &format!("id-{number}"), &json!([1])).ok();
+    }
+    let assert_whole = |home: &Home, when: &str| {
+        let verified = home.cli(&["verify"]);
+        assert_eq!(verified.code, 0, "{when}: {}{}", verified.stdout, verified.stderr);
+        assert_eq!(home.json(&["get", "visits"])["slots"]["count"], 300, "{when}");
+    };
+    home.until_settled();
+    assert_whole(&home, "beside the host");
+    let backup = home.beside("backup");
+    home.run(&["backup", "--to", backup.to_str().unwrap()]);
+    host.stop();
+    assert_whole(&home, "after the stop");
+    for round in 1..=2 {
+        home.run(&["repair"]);
+        assert_whole(&home, &format!("after repair {round}"));
+    }
+    let restored = Home::bare("");
+    fs::remove_file(restored.file("theseus.toml")).unwrap();
+    restored.run(&["restore", "--from", backup.to_str().unwrap()]);
+    assert_whole(&restored, "after the restore");
+    // A table that lacks a page of use is still found out, with a word.
+    let file = home.file("identity/objects/data.mdb");
+    fs::File::options().write(true).open(&file).unwrap().set_len(3 * 4096).unwrap();
+    let verified = home.cli(&["verify"]);
+    assert!(verified.code == 5 && verified.stdout.contains("the end of data.mdb"), "{verified:?}");
+    home.run(&["repair"]);
+    assert_whole(&home, "after the last repair");
+    let host = Host::start(&home);
+    assert_whole(&home, "beside the next host");
+    host.stop();
+}
+
 #[test]
 fn a_resumed_verification_sees_what_happened_meanwhile() {
     let home = long();

@@ -15,6 +15,7 @@
               be let go of by their address only"
 )]
 
+mod length;
 mod proven;
 
 use std::{
@@ -160,39 +161,12 @@ impl Drop for EnvInner {
 }
 
 impl EnvInner {
-    /// Sees to it that every page that LMDB may read lies within the file: one that does not would end the process (SIGBUS).
-    ///
-    /// The file may rightly end before the last page, because LMDB does not write pages that a transaction took and gave back;
-    /// so who opens it for writing, and is its only writer, makes a short file longer. Where it was cut off, zeros are found,
-    /// and what was there is reported as damaged.
-    fn make_whole_pages(&self, read_only: bool) -> Result<(), StorageError> {
-        let data = self.path.join("data.mdb");
-        let io_error = |source| StorageError::Io { path: data.clone(), source };
-        let (mut length, mut needed) = (0, 0);
-        // A live host may be about to write what is missing.
-        for _ in 0..5 {
-            let fail = |error| failed(&self.path, error);
-            let (info, page) =
-                (self.environment.info().map_err(fail)?, self.environment.stat().map_err(fail)?.page_size());
-            needed = (info.last_pgno() as u64).saturating_add(1).saturating_mul(page.into());
-            if needed > info.map_size() as u64 {
-                break;
-            }
-            length = fs::metadata(&data).map_err(io_error)?.len();
-            if length >= needed {
-                return Ok(());
-            }
-            if !read_only {
-                let file = fs::OpenOptions::new().write(true).open(&data).map_err(io_error)?;
-                return file.set_len(needed).map_err(io_error);
-            }
-            std::thread::sleep(std::time::Duration::from_millis(20));
-        }
-        Err(StorageError::Damaged {
-            path: self.path.clone(),
-            place: "the end of data.mdb".to_owned(),
-            problem: format!("it has {length} bytes, {needed} belong there"),
-        })
+    /// Begins to read what is committed now, and answers the number of the commit, too.
+    fn view(&self) -> Result<(RoTransaction<'_>, u64), StorageError> {
+        let txn = self.environment.begin_ro_txn().map_err(|error| failed(&self.path, error))?;
+        // SAFETY: the transaction lives.
+        let commit = unsafe { lmdb_sys::mdb_txn_id(txn.txn()) };
+        Ok((txn, commit as u64))
     }
 
     /// Frees the reader slots of processes that were killed: what they read would never be written over.
@@ -255,8 +229,8 @@ impl Env {
         watch.mapped_at(mapping);
         let read_only = options.read_only;
         let mut inner = EnvInner { environment, databases: Vec::new(), path, read_only, mapping, watch };
-        inner.make_whole_pages(options.read_only)?;
         inner.clear_stale_readers()?;
+        inner.make_whole_pages(options.read_only)?;
         for name in options.databases {
             let inside = inner.watch.enter();
             let opened = if options.create {
