@@ -338,6 +338,169 @@ fn one_plugin_can_read_and_write_through_versions_between() {
     home.verify();
 }
 
+// --- Slots that parents' methods left -----------------------------------------------------------------------------------
+
+/// Gives an object parents.
+fn set_parents(client: &mut Client, object: &str, parents: &[u64]) {
+    let body = json!({ "parents": parents }).to_string();
+    client.send("PUT", &format!("/v1/objects/{object}/parents"), &[], body.as_bytes()).unwrap().ok();
+}
+
+/// Counters at 3: `linked` has a node among its parents, which is 1, and a slot of its own by a method of that; `child` inherits all
+/// of it; `stray` has such a slot, but no such parent any more; and `plain` never had any.
+fn linked(home: &Home, client: &mut Client) {
+    home.swap(&[&artifacts::plugin("counter"), &fixtures::kin()]);
+    let node = client.create("kin.Node", "n");
+    for name in ["linked", "stray", "plain"] {
+        client.create("counter.Counter", name);
+        client.call(name, "increment", &json!([3]));
+    }
+    for name in ["linked", "stray"] {
+        set_parents(client, name, &[node]);
+        client.call(name, "link", &json!([{ "$ref": node }]));
+    }
+    set_parents(client, "stray", &[]);
+    client.post("/v1/objects", &json!({ "derive": "linked", "name": "child" })).ok();
+}
+
+/// What parents' methods left to `linked` is there as ever, whatever version its own slots have.
+fn assert_linked(client: &mut Client, by: &str) {
+    let next = json!([{ "$ref": 1 }]);
+    for name in ["linked", "child"] {
+        assert_eq!(client.call(name, "next", &json!([])), next, "{name} {by}");
+        assert_eq!(client.call(name, "count", &json!([])), 3, "{name} {by}");
+    }
+    assert_eq!(slots(client, "linked")["next"], next, "{by}");
+    assert_eq!(slots(client, "child"), json!({}), "it inherits as before {by}");
+}
+
+#[test]
+fn slots_by_the_parents_methods_stay_in_every_direction() {
+    let home = lazy();
+    let host = Host::start(&home);
+    let mut client = host.client();
+    linked(&home, &mut client);
+    let (v1, v2) = (artifacts::plugin("counter"), artifacts::plugin("counter-v2"));
+    let next = json!([{ "$ref": 1 }]);
+    assert_linked(&mut client, "at first");
+    let rehearsed = home.json(&["rehearse", v2.to_str().unwrap(), "--last", "100"]);
+    let counts = &rehearsed["counts"];
+    assert_eq!(counts["same"].as_u64().unwrap() + counts["slower"].as_u64().unwrap(), 8, "{rehearsed:#}");
+    assert_eq!(rehearsed["transactions"], 8);
+
+    let eagerly = home.json(&["swap", "--eager", v2.to_str().unwrap()]);
+    assert_eq!((&eagerly["left"], &eagerly["probes"][0]["samples"]), (&json!([]), &json!(4)));
+    let stray = "turned back to version 1, 1 of 4 objects of counter.Counter lose slots: `next` of object 3";
+    assert_eq!(eagerly["probes"][0]["warnings"], json!([stray]), "what nobody knows is lost, and nothing else");
+    assert_linked(&mut client, "forward, eagerly");
+    assert_eq!((schema(&mut client, "linked"), schema(&mut client, "child")), (2, 2));
+    assert_eq!(
+        slots(&mut client, "linked"),
+        json!({ "count": 3, "next": next }),
+        "its step is that of everything inherited"
+    );
+    assert_eq!(slots(&mut client, "stray"), json!({ "count": 3, "step": 1 }));
+    assert_eq!(slots(&mut client, "plain"), json!({ "count": 3, "step": 1 }));
+
+    home.json(&["swap", "--eager", v1.to_str().unwrap()]);
+    assert_linked(&mut client, "back, eagerly");
+    assert_eq!(slots(&mut client, "linked"), json!({ "count": 3, "next": next }));
+    assert_eq!(slots(&mut client, "plain"), json!({ "count": 3 }));
+
+    home.swap(&[&v2]);
+    assert_linked(&mut client, "forward, for the moment of a query");
+    assert_eq!(schema(&mut client, "linked"), 1);
+    client.call("linked", "increment", &json!([0]));
+    assert_linked(&mut client, "forward, touched by a command");
+    assert_eq!(schema(&mut client, "linked"), 2);
+    client.call("linked", "unlink", &json!([]));
+    client.call("linked", "link", &json!([{ "$ref": 1 }]));
+
+    home.run(&["rollback"]);
+    assert_linked(&mut client, "rolled back, for the moment of a query");
+    assert_eq!(schema(&mut client, "linked"), 2);
+    client.call("linked", "increment", &json!([0]));
+    assert_linked(&mut client, "rolled back, touched by a command");
+    assert_eq!(slots(&mut client, "linked"), json!({ "count": 3, "next": next }));
+    host.stop();
+    home.verify();
+}
+
+#[test]
+fn slots_by_the_parents_methods_stay_through_chains() {
+    let home = lazy();
+    let host = Host::start(&home);
+    let mut client = host.client();
+    home.swap(&[&fixtures::items("items"), &fixtures::kin()]);
+    let node = client.create("kin.Node", "n");
+    item(&mut client, "linked", 7);
+    set_parents(&mut client, "linked", &[node]);
+    client.call("linked", "link", &json!([{ "$ref": node }]));
+    let next = json!([{ "$ref": node }]);
+    // The label is that of everything inherited.
+    for (file, own) in [
+        ("items_2", json!({ "n": 7 })),
+        ("items_3", json!({ "number": 7 })),
+        ("items_2", json!({ "n": 7 })),
+        ("items", json!({ "n": 7 })),
+        ("items_3_from_1", json!({ "number": 7 })),
+        ("items", json!({ "n": 7 })),
+    ] {
+        home.json(&["swap", fixtures::items(file).to_str().unwrap(), "--eager"]);
+        assert_eq!(client.call("linked", "next", &json!([])), next, "{file}");
+        let mut expected = own;
+        expected["next"] = next.clone();
+        assert_eq!(slots(&mut client, "linked"), expected, "{file}");
+    }
+    host.stop();
+    home.verify();
+}
+
+/// Imports two objects before any plugin is there: 1, and 2, which has it as its parent.
+fn imported(parent: (&str, &Json), child: (&str, &Json)) -> Home {
+    let home = Home::new();
+    let mut file = format!("{}\n", json!({ "format": "theseus.export", "version": 1 }));
+    for (id, (behavior, slots), parents) in [(1, parent, json!([])), (2, child, json!([1]))] {
+        let object = json!({ "id": id, "behavior": behavior, "schema": 1, "parents": parents, "slots": slots });
+        file += &format!("{object}\n");
+    }
+    file += &format!("{}\n", json!({ "end": true, "objects": 2, "names": 0 }));
+    let path = home.beside("two.jsonl");
+    fs::write(&path, file).unwrap();
+    home.run(&["import", "--keep-ids", path.to_str().unwrap()]);
+    home
+}
+
+/// Which slots the parents' methods left is then known by the slots that the parents have.
+#[test]
+fn slots_by_the_parents_methods_stay_also_before_their_plugin_is_in_force() {
+    let next = json!([{ "$ref": 1 }]);
+    let before = json!({ "count": 3, "next": next, "other": 1 });
+    let home = imported(("kin.Node", &json!({ "next": [] })), ("counter.Counter", &before));
+    let host = Host::start(&home);
+    let mut client = host.client();
+    home.json(&["swap", "--eager", artifacts::plugin("counter-v2").to_str().unwrap()]);
+    assert_eq!(slots(&mut client, "2"), json!({ "count": 3, "next": next }));
+    home.swap(&[&fixtures::kin()]);
+    assert_eq!(client.call("2", "next", &json!([])), next);
+    host.stop();
+    home.verify();
+}
+
+#[test]
+fn a_slot_that_a_parent_has_too_is_converted_and_stays_the_parents() {
+    let home = imported(("other.Thing", &json!({ "n": 1 })), ("items.Item", &json!({ "n": 7 })));
+    let host = Host::start(&home);
+    let mut client = host.client();
+    home.json(&["swap", "--eager", fixtures::items("items_3_from_1").to_str().unwrap()]);
+    assert_eq!(slots(&mut client, "2"), json!({ "n": 7, "number": 7 }));
+    assert_eq!(client.call("2", "add", &json!([1])), 8);
+    home.json(&["swap", "--eager", fixtures::items("items").to_str().unwrap()]);
+    assert_eq!(slots(&mut client, "2"), json!({ "n": 8 }), "what either version has is its own");
+    host.stop();
+    home.verify();
+}
+
 // --- Requirements -------------------------------------------------------------------------------------------------------
 
 /// The items under another version.

@@ -119,6 +119,16 @@ fn real_objects_are_migrated_and_turned_back() {
     );
     host.stop();
 
+    // A slot that a parent's behaviour has as well is no less the object's own.
+    let (home, host, mut client) = struck(&[5]);
+    home.swap(&[&artifacts::plugin("counter")]);
+    let counter = client.create("counter.Counter", "visits");
+    let parents = json!({ "parents": [counter] }).to_string();
+    client.send("PUT", "/v1/objects/e0/parents", &[], parents.as_bytes()).unwrap().ok();
+    let lossy = swap(&home, &fixtures::enemy("lossy_migration"));
+    assert!(warnings(&lossy)[0].ends_with("lose slots: `count` of object 1"), "{lossy}");
+    host.stop();
+
     let (home, host, _) = struck(&[1, 3]);
     let odd = swap(&home, &fixtures::enemy("refuses_odd_objects"));
     assert!(warnings(&odd)[0].starts_with("2 of 2 objects"), "a rule of its own is no reason to refuse: {odd}");

@@ -24,6 +24,7 @@ mod reach;
 mod room;
 mod scheduler;
 mod schemas;
+mod slots;
 mod state;
 mod turn;
 
@@ -55,6 +56,7 @@ pub use self::{
     reach::{Marking, ObjectSet},
     room::{RoomWatch, Shortage, shortage},
     schemas::{Schemas, Way},
+    slots::pick_slots,
     state::State,
     turn::{NAME_BYTES_MAX, check_name},
 };

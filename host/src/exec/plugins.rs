@@ -4,13 +4,14 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use rustc_hash::FxHashMap;
 use theseus_abi::MethodKind;
+use theseus_value::{DecodeError, raw::MapView};
 
 use super::{
     Faults, Misses,
     schemas::{Schemas, Way},
 };
 use crate::{
-    identity::{Census, sort_generations},
+    identity::{Census, ObjectRecord, sort_generations},
     plugin::{Behavior, Generation},
 };
 
@@ -154,6 +155,19 @@ impl PluginSet {
     pub fn fallback_behavior(&self, name: &str) -> Option<&Behavior> {
         let (generation, _) = self.behaviors.get(name)?;
         self.fallbacks.get(generation.name())?.behavior(name)
+    }
+
+    /// Whether the methods of an object know a slot of this name: its behaviour has it, or if no plugin in force provides that, the
+    /// object itself.
+    ///
+    /// # Errors
+    ///
+    /// If the object's slots are not a whole encoded map.
+    pub fn has_slot(&self, object: &ObjectRecord, name: &str) -> Result<bool, DecodeError> {
+        match self.behavior(&object.behavior) {
+            Some(behavior) => Ok(behavior.has_slot(name)),
+            None => Ok(MapView::new(&object.slots)?.get(name)?.is_some()),
+        }
     }
 
     /// How objects of a behaviour come from another schema version into that of the behaviour in force, if they can.

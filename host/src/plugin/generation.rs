@@ -233,6 +233,11 @@ impl Behavior {
         &self.slot_names
     }
 
+    /// Whether it has a slot of this name.
+    pub fn has_slot(&self, name: &str) -> bool {
+        self.slot_names.iter().any(|own| **own == *name)
+    }
+
     /// Finds a method.
     #[inline]
     pub fn method(&self, name: &str) -> Option<MethodId> {

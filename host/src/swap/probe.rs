@@ -104,8 +104,18 @@ struct Samples {
     behavior: String,
     /// The schema version that they have.
     from: u32,
-    /// Their ids and all their slots, inherited ones too.
-    objects: Vec<(u64, Bytes<'static>)>,
+    objects: Vec<Sample>,
+}
+
+/// An object to be migrated.
+#[derive(Serialize, Deserialize, PartialEq, Eq, Debug)]
+struct Sample {
+    id: u64,
+    /// All its slots, inherited ones too.
+    slots: Bytes<'static>,
+    /// The names of those that are not its behaviour's, but an ancestor's: no migration takes them away, unless the candidate
+    /// has such slots itself.
+    others: Vec<String>,
 }
 
 /// What a child answers.

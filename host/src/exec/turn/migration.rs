@@ -5,13 +5,13 @@ use std::sync::Arc;
 use rustc_hash::FxHashSet;
 use theseus_abi::{Failure, FailureCode, abi_stable::std_types::RVec};
 use theseus_value::{
-    ObjectId,
-    raw::{MapView, Writer, merge_maps},
+    DecodeError, ObjectId,
+    raw::{MapView, merge_maps},
 };
 
 use super::{EMPTY_MAP, Turn, delegation::check_ancestors, encoding};
 use crate::{
-    exec::{PluginSet, Way},
+    exec::{PluginSet, Way, pick_slots},
     identity::{Bytes, ObjectRecord},
     plugin::Behavior,
 };
@@ -44,7 +44,8 @@ impl<'a> Turn<'a> {
     /// transaction makes of it, and forgotten after a query.
     ///
     /// A behaviour sees the slots that an object has or inherits, so an object with parents migrates the whole of them. What
-    /// comes out as it does for an object that only inherits stays inherited.
+    /// comes out as it does for an object that only inherits stays inherited. Slots that the object got by methods of its
+    /// ancestors are kept beside what comes out.
     pub(super) fn migrate(
         &mut self,
         object: ObjectId,
@@ -60,24 +61,27 @@ impl<'a> Turn<'a> {
             conversion.run(&record.slots)?.as_slice().into()
         } else {
             let fail = |error| encoding(object, &error);
-            let inherited = self.inherited_in_schema(object, &record)?;
+            let Inherited { slots: inherited, others } = self.inherited_in_schema(object, &record)?;
             let mut all = Vec::new();
             merge_maps(&inherited, &record.slots, &mut all).map_err(fail)?;
             let new = conversion.run(&all)?;
             // Parents of another behaviour need not have what this one could migrate; then nothing stays inherited.
             let only_inherited = conversion.run(&inherited).ok();
             let only_inherited = only_inherited.as_deref().unwrap_or(EMPTY_MAP);
-            own_slots(&record.slots, &new, only_inherited).map_err(fail)?.into()
+            let own = own_slots(&record.slots, &new, only_inherited).map_err(fail)?;
+            let kept = kept_slots(self.plugins, behavior, &record, &others).map_err(fail)?;
+            let mut slots = Vec::new();
+            merge_maps(&kept, &own, &mut slots).map_err(fail)?;
+            slots.into()
         };
         let migrated = Arc::new(ObjectRecord { schema: to, slots, ..(*record).clone() });
         self.write(object, Some(migrated.clone()))?;
         Ok(migrated)
     }
 
-    /// All slots that an object inherits, from parents of its behaviour as they were in its schema: a parent may have
-    /// migrated before it.
-    pub(super) fn inherited_in_schema(&mut self, object: ObjectId, record: &ObjectRecord) -> Result<Vec<u8>, Failure> {
-        let mut all = EMPTY_MAP.to_vec();
+    /// What an object inherits, from parents of its behaviour as they were in its schema: a parent may have migrated before it.
+    fn inherited_in_schema(&mut self, object: ObjectId, record: &ObjectRecord) -> Result<Inherited, Failure> {
+        let (mut all, mut others) = (EMPTY_MAP.to_vec(), Vec::new());
         let mut seen: FxHashSet<ObjectId> = [object].into_iter().collect();
         let mut level = record.parents.to_vec();
         while !level.is_empty() {
@@ -98,12 +102,23 @@ impl<'a> Turn<'a> {
                     merge_maps(&parent.slots, &all, &mut merged).map_err(|error| encoding(object, &error))?;
                     all = merged;
                     next.extend_from_slice(&parent.parents);
+                    if parent.behavior != record.behavior {
+                        others.push(parent);
+                    }
                 }
             }
             level = next;
         }
-        Ok(all)
+        Ok(Inherited { slots: all, others })
     }
+}
+
+/// What an object that migrates has from its ancestors.
+struct Inherited {
+    /// All their slots, the nearest first.
+    slots: Vec<u8>,
+    /// Those of them that have another behaviour than the object.
+    others: Vec<Arc<ObjectRecord>>,
 }
 
 /// How slots come from one schema version into that of the behaviour in force: one step after another, each by a generation
@@ -141,23 +156,29 @@ impl<'a> Conversion<'a> {
 
 /// Those of an object's migrated slots that it has to have itself: which it had itself, or which came out otherwise than for
 /// an object that inherits everything.
-fn own_slots(before: &[u8], new: &[u8], only_inherited: &[u8]) -> Result<Box<[u8]>, theseus_value::DecodeError> {
+fn own_slots(before: &[u8], new: &[u8], only_inherited: &[u8]) -> Result<Vec<u8>, DecodeError> {
     let (before, only_inherited) = (MapView::new(before)?, MapView::new(only_inherited)?);
-    let mut own = Vec::new();
-    for entry in MapView::new(new)?.iter() {
-        let (name, value) = entry?;
-        if before.get(name)?.is_some() || only_inherited.get(name)? != Some(value) {
-            own.push((name, value));
+    pick_slots(new, |name, value| Ok(before.get(name)?.is_some() || only_inherited.get(name)? != Some(value)))
+}
+
+/// Those of an object's own slots that are its ancestors' behaviours' and not its own one's, as far as that is known: their methods
+/// left them, and no conversion answers them.
+///
+/// Only of a fallback the host knows which slots the old version had. So the conversion gets these all the same: one of them may
+/// have been the old version's, too, and have another name in the new one.
+fn kept_slots(
+    plugins: &PluginSet,
+    behavior: &Behavior,
+    record: &ObjectRecord,
+    others: &[Arc<ObjectRecord>],
+) -> Result<Vec<u8>, DecodeError> {
+    let old = plugins.fallback_behavior(behavior.name()).filter(|it| it.schema() == record.schema);
+    pick_slots(&record.slots, |name, _| {
+        if behavior.has_slot(name) || old.is_some_and(|it| it.has_slot(name)) {
+            return Ok(false);
         }
-    }
-    let mut out = Vec::new();
-    let mut writer = Writer::new(&mut out);
-    writer.map(own.len());
-    for (name, value) in own {
-        writer.text(name);
-        writer.raw(value);
-    }
-    Ok(out.into())
+        others.iter().try_fold(false, |found, it| Ok(found || plugins.has_slot(it, name)?))
+    })
 }
 
 fn no_migration(object: ObjectId, record: &ObjectRecord, behavior: &Behavior) -> Failure {

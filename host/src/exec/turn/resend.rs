@@ -15,6 +15,7 @@ use theseus_value::{
 
 use super::{Busy, Turn, encoding};
 use crate::{
+    exec::pick_slots,
     identity::{Bytes, ObjectRecord},
     plugin::{Behavior, CallBuffers, Resent},
 };
@@ -239,17 +240,5 @@ impl<'a> Turn<'a> {
 fn others(slots: &[u8], behavior: &Behavior) -> Result<Vec<u8>, Failure> {
     let broken =
         |error: theseus_value::DecodeError| Failure::new(FailureCode::BAD_ENCODING, format!("the slots: {error}"));
-    let mut others = Vec::new();
-    let mut writer = Writer::new(&mut others);
-    let (start, mut count) = (writer.open_map(), 0);
-    for entry in MapView::new(slots).map_err(broken)?.iter() {
-        let (name, value) = entry.map_err(broken)?;
-        if !behavior.slot_names().iter().any(|own| **own == *name) {
-            writer.text(name);
-            writer.raw(value);
-            count += 1;
-        }
-    }
-    writer.close_map(start, count);
-    Ok(others)
+    pick_slots(slots, |name, _| Ok(!behavior.has_slot(name))).map_err(broken)
 }

@@ -6,11 +6,14 @@ use std::{
 };
 
 use rustc_hash::FxHashSet;
-use theseus_value::{ObjectId, raw::merge_maps};
+use theseus_value::{
+    ObjectId,
+    raw::{MapView, merge_maps},
+};
 
-use super::Samples;
+use super::{Sample, Samples};
 use crate::{
-    exec::{Engine, State},
+    exec::{Engine, PluginSet, State},
     identity::{ObjectRecord, ObjectWalk, Reader},
     swap::{
         confined::Bytes,
@@ -30,11 +33,11 @@ const ANCESTORS_MAX: usize = 64;
 /// Picks up to `most` objects for each migration that is the candidate's own. What cannot be read is left out: it is no fault of a plugin.
 pub(super) fn pick(engine: &Engine, migrations: &[Migration], most: u64) -> Vec<Samples> {
     let own = || migrations.iter().filter(|migration| migration.by == MigratedBy::Offered);
-    let sample = |it: &Migration| Samples { behavior: it.behavior.clone(), from: it.from, objects: Vec::new() };
-    let mut picked: Vec<Samples> = own().map(sample).collect();
+    let none_yet = |it: &Migration| Samples { behavior: it.behavior.clone(), from: it.from, objects: Vec::new() };
+    let mut picked: Vec<Samples> = own().map(none_yet).collect();
     // As many as are wanted, or as there are.
     let mut wanted: Vec<u64> = own().map(|migration| migration.objects.min(most)).collect();
-    let mut reader = Reader::new(engine.identity().clone());
+    let (mut reader, plugins) = (Reader::new(engine.identity().clone()), engine.plugins());
     let mut bytes = 0;
     for id in candidates(engine, &mut reader) {
         if bytes > BYTES_MAX || wanted.iter().all(|&count| count == 0) {
@@ -43,10 +46,10 @@ pub(super) fn pick(engine: &Engine, migrations: &[Migration], most: u64) -> Vec<
         let Ok(Some(record)) = reader.object(id) else { continue };
         let fits = |it: &Samples| it.behavior == *record.behavior && it.from == record.schema;
         let Some(place) = picked.iter().position(fits).filter(|&place| wanted[place] > 0) else { continue };
-        let Some(slots) = all_slots(&mut reader, id.0, &record) else { continue };
-        bytes += slots.len();
+        let Some(sample) = sample(&mut reader, &plugins, id.0, &record) else { continue };
+        bytes += sample.slots.0.len();
         wanted[place] -= 1;
-        picked[place].objects.push((id.0, Bytes(Cow::Owned(slots))));
+        picked[place].objects.push(sample);
     }
     picked
 }
@@ -82,8 +85,8 @@ fn divisor(a: u64, b: u64) -> u64 {
 
 /// What a migration gets to see of an object: the slots that it has and inherits. None if that is not to be had simply: an
 /// ancestor may have migrated before it.
-fn all_slots(state: &mut dyn State, id: u64, record: &ObjectRecord) -> Option<Vec<u8>> {
-    let mut all = record.slots.to_vec();
+fn sample(state: &mut dyn State, plugins: &PluginSet, id: u64, record: &ObjectRecord) -> Option<Sample> {
+    let (mut all, mut ancestors) = (record.slots.to_vec(), Vec::new());
     let mut seen: FxHashSet<ObjectId> = [ObjectId(id)].into_iter().collect();
     let mut level = record.parents.to_vec();
     while !level.is_empty() {
@@ -104,10 +107,22 @@ fn all_slots(state: &mut dyn State, id: u64, record: &ObjectRecord) -> Option<Ve
             merge_maps(&stored.slots, &all, &mut merged).ok()?;
             all = merged;
             next.extend_from_slice(&stored.parents);
+            if stored.behavior != record.behavior {
+                ancestors.push(stored);
+            }
         }
         level = next;
     }
-    Some(all)
+    let present = plugins.behavior(&record.behavior).filter(|it| it.schema() == record.schema);
+    let mut others = Vec::new();
+    for entry in MapView::new(&all).ok()?.iter() {
+        let (name, _) = entry.ok()?;
+        let is_own = present.is_some_and(|behavior| behavior.has_slot(name));
+        if !is_own && ancestors.iter().any(|it| plugins.has_slot(it, name).unwrap_or(false)) {
+            others.push(name.to_owned());
+        }
+    }
+    Some(Sample { id, slots: Bytes(Cow::Owned(all)), others })
 }
 
 #[cfg(test)]

@@ -3,10 +3,14 @@
 use std::{fs, thread, time::Duration};
 
 use theseus_abi::{Capability, Failure, FailureCode, abi_stable::std_types::RVec};
-use theseus_value::{DecodeError, raw::MapView};
+use theseus_value::{
+    DecodeError,
+    raw::{MapView, merge_maps},
+};
 
-use super::{Refused, Report, Samples, Task};
+use super::{Refused, Report, Sample, Samples, Task};
 use crate::{
+    exec::pick_slots,
     plugin::{Behavior, Generation, Leaving, PinReason},
     sandbox::Desk,
     swap::confined,
@@ -100,7 +104,7 @@ impl Trial<'_> {
         let reversible = behavior.writes().contains(&from);
         let (mut forward, mut back, mut lossy) = (Tally::default(), Tally::default(), Tally::default());
         let (mut new, mut old) = (RVec::new(), RVec::new());
-        for (object, slots) in &samples.objects {
+        for Sample { id: object, slots, others } in &samples.objects {
             self.report.samples += 1;
             let stage = format!("migrate object {object} of {} from {from}", behavior.name());
             self.doing(&stage);
@@ -113,11 +117,14 @@ impl Trial<'_> {
             }
             let stage = format!("migrate object {object} of {} back to {from}", behavior.name());
             self.doing(&stage);
-            if let Err(failure) = behavior.migrate(to, from, &new, &mut old) {
+            let garbled = |error: DecodeError| refused(&stage, error.to_string());
+            let is_kept = |name: &str| others.iter().any(|other| other == name) && !behavior.has_slot(name);
+            let kept = pick_slots(&slots.0, |name, _| Ok(is_kept(name))).map_err(garbled)?;
+            if let Err(failure) = behavior.migrate(to, from, &beside(&kept, &new).map_err(garbled)?, &mut old) {
                 back.add(&stage, &failure)?;
                 continue;
             }
-            let lost = lost_slots(&slots.0, &old).map_err(|error| refused(&stage, error.to_string()))?;
+            let lost = beside(&kept, &old).and_then(|old| lost_slots(&slots.0, &old)).map_err(garbled)?;
             if !lost.is_empty() {
                 lossy.count(format!("{} of object {object}", lost.join(", ")));
             }
@@ -209,6 +216,12 @@ fn is_broken(failure: &Failure) -> bool {
 
 fn refused(stage: &str, reason: impl Into<String>) -> Refused {
     Refused { stage: stage.to_owned(), reason: reason.into() }
+}
+
+/// What a migration answered, with the slots that are kept beside it.
+fn beside(kept: &[u8], answered: &[u8]) -> Result<Vec<u8>, DecodeError> {
+    let mut all = Vec::new();
+    merge_maps(kept, answered, &mut all).map(|()| all)
 }
 
 /// The slots of `before` that `after` has not, or with another value. What was added is no loss.
