@@ -198,9 +198,13 @@ fn next(committing: &Committing, batches: &Receiver<Commit>) -> Option<Commit> {
 
     loop {
         let Some(due) = committing.committer().trim_due() else { return batches.recv().ok() };
+        let committed = committing.vitals.batches.load(Ordering::Relaxed);
         match batches.recv_timeout(IDLE) {
             Ok(commit) if Instant::now() < due + EVERY => return Some(commit),
             Err(RecvTimeoutError::Disconnected) => return None,
+            // The executor commits itself.
+            Err(RecvTimeoutError::Timeout)
+                if committing.vitals.batches.load(Ordering::Relaxed) != committed && Instant::now() < due + EVERY => {}
             commit => {
                 let mut committer = committing.committer();
                 if Instant::now() >= due

@@ -107,6 +107,7 @@ pub(super) fn start(
         stopping: false,
         sweeping: None,
         foreseen: 0,
+        in_company: false,
     };
     let (waiting, set_aside) = executor.count_messages();
     vitals.messages_waiting.store(waiting, Ordering::Relaxed);
@@ -138,7 +139,7 @@ struct Executor {
     commits: Sender<Commit>,
     /// Says when the committer can take a batch.
     ready: Receiver<Ready>,
-    /// What it said, until it gets one.
+    /// What it said, or what was found out here, until it gets one.
     committer: Option<Ready>,
     committing: Arc<Committing>,
     plans: Sender<CheckpointPlan>,
@@ -159,6 +160,8 @@ struct Executor {
     sweeping: Option<Box<Sweeping>>,
     /// Of how many of the next commands the objects are near the processor already.
     foreseen: usize,
+    /// Whether commands came while this thread committed, and since then there was always a commit under way when the next one began.
+    in_company: bool,
 }
 
 /// What one command comes to.
@@ -274,8 +277,8 @@ impl Executor {
         transactions >= limits.batch_transactions_max || bytes >= limits.batch_bytes_max
     }
 
-    /// Gives the open batch to the committer if it is ready, or waits until it is if the batch is full or the last one. Answers whether it
-    /// was given.
+    /// Has the open batch committed if the committer is ready, or waits until it is if the batch is full or the last one. Answers whether
+    /// that was begun, or done here.
     ///
     /// Callers who were just answered are likely to send again at once. To take them along, a batch waits for as many
     /// commands as the last commit answered, but only for a small part of the time that the commit took.
@@ -294,8 +297,8 @@ impl Executor {
         if let Some(ready) = &self.committer
             && (at_once || self.answers.len() >= ready.answered || ready.patience().is_zero())
         {
+            let is_alone = self.answers.len() == 1 && ready.answered <= 1 && !self.in_company && self.queue.is_empty();
             // With a base come records to be removed, and for that the committer thread has to be woken.
-            let is_alone = self.answers.len() == 1 && ready.answered <= 1 && self.queue.in_hand() == 0;
             let here = is_alone && !at_once && !self.writer.has_base();
             let committing = self.committing.clone();
             match here.then(|| committing.idle()).flatten() {
@@ -320,6 +323,8 @@ impl Executor {
         let committed = self.committing.commit(&mut committer, commit);
         drop(committer);
         self.committer = Some(committed.ready());
+        // Others could have been served meanwhile.
+        self.in_company = !self.queue.is_empty();
         committed.give();
     }
 
@@ -362,6 +367,11 @@ impl Executor {
 
     fn perform(&mut self, command: Command) {
         let Command { doing, request_id, reply } = command;
+        // If nothing was under way when this one came, its caller may be alone again.
+        if self.in_company && self.answers.is_empty() {
+            self.committer = self.committer.take().or_else(|| self.ready.try_recv().ok());
+            self.in_company = self.committer.is_none();
+        }
         // Also if it cannot be recorded any more.
         self.stopping |= matches!(doing, Doing::Note { what: STOP, .. });
         if let Some(message) = self.vitals.fatal() {
@@ -438,7 +448,7 @@ impl Executor {
     fn send(&mut self, target: ObjectId, method: &str, arguments: &[u8], request_id: Option<&str>) -> Executed {
         let (time_us, seed) = (now_us(), split_mix(&mut self.seeds));
         let mut turn = self.turn(time_us, seed);
-        let result = turn.check_references(arguments).and_then(|()| turn.message(target, method, arguments));
+        let result = turn.check_references(arguments, &[]).and_then(|()| turn.message(target, method, arguments));
         if let Some(failure) = turn.poison.take() {
             return failure.into();
         }

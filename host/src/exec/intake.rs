@@ -133,6 +133,11 @@ impl Outlet {
         self.in_hand.len()
     }
 
+    /// Whether no command waits.
+    pub(super) fn is_empty(&self) -> bool {
+        self.in_hand.is_empty() && self.shared.waiting().commands.is_empty()
+    }
+
     /// What rings when a command comes while nothing waits; it is disconnected when no more can come. None if one waits: then
     /// nothing would ring.
     pub(super) fn alarm(&self) -> Option<&Receiver<()>> {

@@ -236,14 +236,16 @@ impl Scheduler {
     fn fill_window(&mut self) -> Result<(), StorageError> {
         let index = IndexDefinition::due();
         let (mut window, mut after) = (Window { known: true, ..Window::default() }, None);
+        let mut unreadable = FxHashSet::default();
         loop {
             let wanted = Wanted { index: &index, condition: None, after: after.as_deref(), limit: WINDOW };
             let found =
                 self.reader.matching_newest(wanted)?.expect("an index that the host brings with it is complete");
-            for (message, error) in &found.unreadable {
-                if self.unreadable.insert(*message) {
+            for (message, error) in found.unreadable {
+                if !self.unreadable.contains(&message) {
                     log::error!("message {message} is not delivered: {error}");
                 }
+                unreadable.insert(message);
             }
             let due = |(object, version): &(ObjectId, crate::identity::Version)| {
                 Some((messages::due_us(version.record.as_ref()?)?, *object))
@@ -255,7 +257,7 @@ impl Scheduler {
             window.due = all.into_iter().filter(is_ours).collect();
             after = found.next;
             if after.is_none() || !window.due.is_empty() {
-                self.window = window;
+                (self.window, self.unreadable) = (window, unreadable);
                 return Ok(());
             }
             self.reader.release();

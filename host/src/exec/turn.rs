@@ -270,7 +270,7 @@ impl<'a> Turn<'a> {
             // The method may have given its own receiver other parents.
             let now = self.scratch.writes.get(&receiver).and_then(Option::as_ref).unwrap_or(record);
             let changed = ObjectRecord { slots, ..(**now).clone() };
-            self.check_references(&changed.slots)?;
+            self.check_references(&changed.slots, &record.slots)?;
             self.write(receiver, Some(Arc::new(changed)))?;
         }
         Ok(())
@@ -376,18 +376,24 @@ impl<'a> Turn<'a> {
         Ok(())
     }
 
-    /// Whether every object that an encoded value refers to is or was there: the reference would come to mean whatever gets its id.
-    pub(super) fn check_references(&self, encoded: &[u8]) -> Result<(), Failure> {
-        let mut never = None;
-        let read = each_reference(encoded, &mut |object| {
-            if object.0 >= self.next_object {
-                never = Some(object);
-            }
-        });
-        if let Err(error) = read {
-            return Err(Failure::new(FailureCode::BAD_ENCODING, error.to_string()));
+    /// Whether every object that an encoded value refers to is or was there: a reference would come to mean whatever gets its id. What
+    /// the value `before` it has is passed over: it is none of this turn's doing.
+    pub(super) fn check_references(&self, encoded: &[u8], before: &[u8]) -> Result<(), Failure> {
+        let strangers = |encoded: &[u8]| {
+            let mut found = Vec::new();
+            let read = each_reference(encoded, &mut |object| {
+                if object.0 >= self.next_object {
+                    found.push(object);
+                }
+            });
+            read.map(|()| found).map_err(|error| Failure::new(FailureCode::BAD_ENCODING, error.to_string()))
+        };
+        let found = strangers(encoded)?;
+        if found.is_empty() {
+            return Ok(());
         }
-        let Some(object) = never else { return Ok(()) };
+        let known = strangers(before)?;
+        let Some(object) = found.into_iter().find(|object| !known.contains(object)) else { return Ok(()) };
         let message = format!("there never was an object {object}, so nothing can refer to it: make it first");
         Err(Failure::new(FailureCode::NO_SUCH_OBJECT, message))
     }
@@ -479,7 +485,7 @@ impl CallHost for Turn<'_> {
         behavior
             .construct(if slots.is_empty() { EMPTY_MAP } else { slots }, &mut full)
             .inspect_err(|failure| self.blame(behavior, failure))?;
-        self.check_references(&full)?;
+        self.check_references(&full, &[])?;
         let slots = full.as_slice().into();
         self.add(ObjectRecord {
             behavior: behavior.name().clone(),
@@ -629,3 +635,6 @@ fn no_such_behavior(plugins: &PluginSet, name: &str) -> Failure {
 fn encoding(object: ObjectId, error: &theseus_value::DecodeError) -> Failure {
     Failure::new(FailureCode::BAD_ENCODING, format!("the slots of object {object}: {error}"))
 }
+
+#[cfg(test)]
+mod tests;

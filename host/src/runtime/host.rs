@@ -459,24 +459,29 @@ impl Runtime {
             Err(error) => return reply(Err(error)),
         };
         let object = views::object_name(object);
-        // Only a name that stands for commands needs the executor at once; a query finds out what else is executed by a command. So does
-        // a request id: it may be that of a command which no plugin in force has any more.
+        // Only a name that stands for commands needs the executor at once; a query finds out what else is executed by a command.
         let query = match mode {
             CallMode::QueryOnly => true,
-            CallMode::Any => request_id.is_none() && !self.engine.method_kinds(&method).command,
+            CallMode::Any => !self.engine.method_kinds(&method).command,
             CallMode::InOrder => false,
         };
         if !query {
             return send(&self.engine, Doing::Send { object, method, arguments }, request_id, reply);
         }
         let engine = self.engine.clone();
-        self.on_query_thread(reply, move |worker, reply| match worker.call(&object, &method, &arguments) {
-            Ok(Queried::Command(_)) if mode == CallMode::Any => {
-                send(&engine, Doing::Send { object, method, arguments }, request_id, reply);
+        self.on_query_thread(reply, move |worker, reply| {
+            // It may be that of a command which no plugin in force has any more.
+            if request_id.as_deref().is_some_and(|id| !matches!(worker.reader().request(id), Ok(None))) {
+                return send(&engine, Doing::Send { object, method, arguments }, request_id, reply);
             }
-            Ok(Queried::Command(failure)) => reply(Err(views::refusal(&Refusal::Failed(failure)))),
-            Ok(Queried::Done(done)) => reply(result(&done)),
-            Err(refusal) => reply(Err(views::refusal(&refusal))),
+            match worker.call(&object, &method, &arguments) {
+                Ok(Queried::Command(_)) if mode == CallMode::Any => {
+                    send(&engine, Doing::Send { object, method, arguments }, request_id, reply);
+                }
+                Ok(Queried::Command(failure)) => reply(Err(views::refusal(&Refusal::Failed(failure)))),
+                Ok(Queried::Done(done)) => reply(result(&done)),
+                Err(refusal) => reply(Err(views::refusal(&refusal))),
+            }
         });
     }
 

@@ -341,14 +341,15 @@ impl Walker {
             all.ids = all.walk.next(&mut self.reader, LOOKED_AT_AT_ONCE).map_err(unreadable)?.into_iter();
             all.is_over = all.ids.len() == 0;
         }
-        while found.len() < self.at_once
-            && let Some(object) = all.ids.next()
-        {
+        for object in all.ids.by_ref().take(LOOKED_AT_AT_ONCE) {
             let version = self.reader.snapshot(object, head).map_err(unreadable)?;
             let Some(record) = version.and_then(|version| version.record.clone()) else { continue };
             let Some(behavior) = plugins.behavior(&record.behavior) else { continue };
             if behavior.schema() != record.schema {
                 found.push((object, record.behavior.clone(), record.schema));
+                if found.len() == self.at_once {
+                    break;
+                }
             }
         }
         Ok(())

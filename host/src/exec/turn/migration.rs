@@ -75,6 +75,10 @@ impl<'a> Turn<'a> {
             slots.into()
         };
         let migrated = Arc::new(ObjectRecord { schema: to, slots, ..(*record).clone() });
+        // What a query makes of it is forgotten.
+        if !self.read_only {
+            self.check_references(&migrated.slots, &record.slots)?;
+        }
         self.write(object, Some(migrated.clone()))?;
         Ok(migrated)
     }

@@ -35,7 +35,7 @@ impl Turn<'_> {
             return Err(Failure::new(FailureCode::NO_SUCH_OBJECT, format!("there is no object {target}")));
         };
         check_open(target, &record)?;
-        self.check_references(post.arguments)?;
+        self.check_references(post.arguments, &[])?;
         if self.messages_left == 0 {
             let message = format!("{} messages wait already, which is the limit", self.limits.messages_waiting_max);
             return Err(Failure::new(FailureCode::LIMIT_EXCEEDED, message));

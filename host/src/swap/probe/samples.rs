@@ -37,11 +37,17 @@ pub(super) fn pick(engine: &Engine, migrations: &[Migration], most: u64) -> Vec<
     let mut picked: Vec<Samples> = own().map(none_yet).collect();
     // As many as are wanted, or as there are.
     let mut wanted: Vec<u64> = own().map(|migration| migration.objects.min(most)).collect();
+    if wanted.iter().all(|&count| count == 0) {
+        return picked;
+    }
     let (mut reader, plugins) = (Reader::new(engine.identity().clone()), engine.plugins());
-    let mut bytes = 0;
-    for id in candidates(engine, &mut reader) {
+    let (mut bytes, mut seen) = (0, FxHashSet::default());
+    for id in candidates(engine) {
         if bytes > BYTES_MAX || wanted.iter().all(|&count| count == 0) {
             break;
+        }
+        if !seen.insert(id) {
+            continue;
         }
         let Ok(Some(record)) = reader.object(id) else { continue };
         let fits = |it: &Samples| it.behavior == *record.behavior && it.from == record.schema;
@@ -54,18 +60,19 @@ pub(super) fn pick(engine: &Engine, migrations: &[Migration], most: u64) -> Vec<
     picked
 }
 
-/// Objects from all over the identity: all if there are few.
-fn candidates(engine: &Engine, reader: &mut Reader) -> Vec<ObjectId> {
-    let all = ObjectWalk::new(reader).next(reader, LOOKS_MAX).unwrap_or_default();
-    if all.len() < LOOKS_MAX {
-        return spread(all.len() as u64).map(|place| all[place as usize - 1]).collect();
+/// Objects from all over the identity, some of them more than once: all if there are few.
+fn candidates(engine: &Engine) -> Box<dyn Iterator<Item = ObjectId>> {
+    let mut reader = Reader::new(engine.identity().clone());
+    let first = ObjectWalk::new(&reader).next(&mut reader, LOOKS_MAX).unwrap_or_default();
+    if first.len() < LOOKS_MAX {
+        return Box::new(spread(first.len() as u64).map(move |place| first[place as usize - 1]));
     }
     let ids = engine.vitals().next_object.load(Ordering::Relaxed).saturating_sub(1);
     // Ids may lie far apart: what falls in between stands for the next one.
     let drawn = spread(ids).take(LOOKS_MAX).map(ObjectId);
-    let found = drawn.filter_map(|id| reader.first_object_from(id).ok().map(|found| found.unwrap_or(id)));
-    let mut seen = FxHashSet::default();
-    found.filter(|id| seen.insert(*id)).collect()
+    let found = drawn.filter_map(move |id| reader.first_object_from(id).ok().map(|found| found.unwrap_or(id)));
+    // They may also lie close together, far from where most are drawn.
+    Box::new(found.chain(first))
 }
 
 /// The numbers from 1 to `count`, each once, such that any first part of them lies evenly over the whole: multiples of the
