@@ -77,6 +77,8 @@ struct State {
     /// How many walks were asked for, and how many of them are done.
     wanted: u64,
     finished: u64,
+    /// How often the set in force may have changed.
+    sets: u64,
     /// How many wait for the end of a walk: then there is no rest.
     waiting: usize,
     /// Whether the last walk broke off, and is tried again.
@@ -120,8 +122,16 @@ impl Migrator {
         let shared = Arc::new(Shared::default());
         let reader = Reader::new(engine.identity().clone());
         let (at_once, rest) = (settings.migration_objects_max, Duration::from_millis(settings.migration_rest_ms));
-        let walker =
-            Walker { shared: shared.clone(), engine: engine.clone(), retirement, reader, at_once, rest, walk: 0 };
+        let walker = Walker {
+            shared: shared.clone(),
+            engine: engine.clone(),
+            retirement,
+            reader,
+            at_once,
+            rest,
+            walk: 0,
+            sets: 0,
+        };
         let thread = spawn("migration", move || walker.run());
         Migrator { engine, shared, thread: Mutex::new(Some(thread)) }
     }
@@ -132,6 +142,7 @@ impl Migrator {
         let behind = look(&self.engine, PluginSet::behind);
         let mut state = self.shared.lock();
         state.wanted += 1;
+        state.sets += 1;
         state.progress.clear();
         // Refused only by a host that has too much to do or stops; the thread looks, too.
         state.set_behind(&behind.unwrap_or_default());
@@ -221,6 +232,8 @@ struct Walker {
     rest: Duration,
     /// The walk under way.
     walk: u64,
+    /// [`State::sets`] when it began.
+    sets: u64,
 }
 
 /// The objects that a walk has still to look at.
@@ -297,7 +310,11 @@ impl Walker {
 
     /// Looks through all objects and has those that are behind brought up.
     fn walk(&mut self) -> Result<(), Interruption> {
-        self.shared.lock().progress.iter_mut().for_each(Progress::try_again);
+        {
+            let mut state = self.shared.lock();
+            state.progress.iter_mut().for_each(Progress::try_again);
+            self.sets = state.sets;
+        }
         let started = Instant::now();
         // What is made from now on has the schema in force.
         let mut all = AllObjects::new(&self.reader);
@@ -392,7 +409,7 @@ impl Walker {
     /// Takes down what a step did. Answers whether something is left that was not tried.
     fn note(&self, step: &MigrationStep, objects: &[(ObjectId, Arc<str>, u32)]) -> bool {
         let mut state = self.shared.lock();
-        if state.wanted != self.walk {
+        if state.sets != self.sets {
             // What the step saw is not in force any more.
             return true;
         }
