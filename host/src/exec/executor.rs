@@ -160,7 +160,7 @@ struct Executor {
     sweeping: Option<Box<Sweeping>>,
     /// Of how many of the next commands the objects are near the processor already.
     foreseen: usize,
-    /// Whether commands came while this thread committed, and since then there was always a commit under way when the next one began.
+    /// Whether a command came while this thread committed, and since then there was always something under way when one came.
     in_company: bool,
 }
 
@@ -247,11 +247,17 @@ impl Executor {
             }
         };
         let Some(alarm) = self.queue.alarm() else { return Next::Nothing };
-        select! {
+        let next = select! {
             recv(alarm) -> rang => if rang.is_err() && idle { Next::End } else { Next::Nothing },
             recv(bell) -> _ => Next::Nothing,
             default(patience) => if idle { Next::Rest } else { Next::Nothing },
+        };
+        // Who comes while nothing is under way may be alone again.
+        if idle && self.in_company {
+            self.committer = self.committer.take().or_else(|| self.ready.try_recv().ok());
+            self.in_company = self.committer.is_none();
         }
+        next
     }
 
     /// Has what the next commands are going to need brought near the processor.
@@ -367,11 +373,6 @@ impl Executor {
 
     fn perform(&mut self, command: Command) {
         let Command { doing, request_id, reply } = command;
-        // If nothing was under way when this one came, its caller may be alone again.
-        if self.in_company && self.answers.is_empty() {
-            self.committer = self.committer.take().or_else(|| self.ready.try_recv().ok());
-            self.in_company = self.committer.is_none();
-        }
         // Also if it cannot be recorded any more.
         self.stopping |= matches!(doing, Doing::Note { what: STOP, .. });
         if let Some(message) = self.vitals.fatal() {
