@@ -251,6 +251,29 @@ fn an_export_shows_any_transaction_also_beside_a_host_under_load() {
 }
 
 #[test]
+fn what_is_no_plain_file_is_written_and_not_replaced() {
+    let home = Home::new();
+    let (pipe, link, aim) = (home.beside("pipe"), home.beside("link"), home.beside("aim.jsonl"));
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status().unwrap();
+    assert!(made.success());
+    let reader = thread::spawn({
+        let pipe = pipe.clone();
+        move || fs::read_to_string(pipe).unwrap()
+    });
+    home.run(&["export", pipe.to_str().unwrap()]);
+    assert!(!fs::symlink_metadata(&pipe).unwrap().is_file(), "the pipe is still one");
+    assert_eq!(reader.join().unwrap().trim_end(), home.run(&["export"]));
+
+    fs::write(&aim, "as it was").unwrap();
+    std::os::unix::fs::symlink(&aim, &link).unwrap();
+    home.run(&["export", link.to_str().unwrap()]);
+    assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+    assert_eq!(fs::read_to_string(&aim).unwrap().trim_end(), home.run(&["export"]));
+    let folder = home.cli(&["export", home.path().to_str().unwrap()]).failed(1);
+    assert!(folder.contains("output: ") && folder.contains("directory"), "{folder}");
+}
+
+#[test]
 fn ids_that_are_taken_are_given_anew_and_references_follow() {
     let home = Home::new();
     let host = Host::start(&home);

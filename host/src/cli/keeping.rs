@@ -101,18 +101,27 @@ impl Session {
             portable::export(&self.home, at, &mut io::stdout().lock())?;
             return Ok(());
         };
+        // A link stays: what it leads to is replaced.
+        let file = &fs::canonicalize(file).unwrap_or_else(|_| file.to_owned());
         let cannot = |error: io::Error| Fault::failed("output", format!("{}: {error}", file.display()));
         let stop = stop_signals()?;
-        let temporary = beside(file);
-        let exported = begin(file, &temporary).map_err(cannot).and_then(|out| {
-            let exported = portable::export(&self.home, at, &mut Stoppable { out: &out, stop: &stop })?;
-            out.sync_all().and_then(|()| fs::rename(&temporary, file)).map_err(cannot)?;
-            Ok(exported)
-        });
-        if exported.is_err() {
-            // What counts is why it failed.
-            _ = fs::remove_file(&temporary);
-        }
+        let export = |out: &File| Ok(portable::export(&self.home, at, &mut Stoppable { out, stop: &stop })?);
+        let exported = if fs::metadata(file).is_ok_and(|there| !there.is_file()) {
+            // A pipe or a device takes it as it comes, and nothing may take its place.
+            fs::OpenOptions::new().write(true).open(file).map_err(cannot).and_then(|out| export(&out))
+        } else {
+            let temporary = beside(file);
+            let exported = begin(file, &temporary).map_err(cannot).and_then(|out| {
+                let exported = export(&out)?;
+                out.sync_all().and_then(|()| fs::rename(&temporary, file)).map_err(cannot)?;
+                Ok(exported)
+            });
+            if exported.is_err() {
+                // What counts is why it failed.
+                _ = fs::remove_file(&temporary);
+            }
+            exported
+        };
         let exported = match exported {
             Err(_) if stop.load(Ordering::Relaxed) => return Err(interrupted("nothing was exported")),
             exported => exported?,
