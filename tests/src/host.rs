@@ -10,6 +10,7 @@ use std::{
 use serde_json::Value as Json;
 
 use crate::{
+    artifacts,
     home::Home,
     http::Client,
     process::{Process, Signal},
@@ -84,6 +85,15 @@ impl Host {
     pub fn kill(mut self) {
         self.process.kill();
     }
+}
+
+/// A running host with an example plugin, and a client.
+pub fn with_plugin(plugin: &str) -> (Home, Host, Client) {
+    let home = Home::new();
+    let host = Host::start(&home);
+    home.swap(&[&artifacts::plugin(plugin)]);
+    let client = host.client();
+    (home, host, client)
 }
 
 /// Where the logs of a home's processes go.

@@ -8,12 +8,7 @@ use std::{
     time::Duration,
 };
 
-use theseus_tests::{Client, Home, Host, Json, artifacts, json, load::Load, until};
-
-/// A running host with an example plugin, and a client.
-fn with_plugin(plugin: &str) -> (Home, Host, Client) {
-    hosted(Home::new(), &[artifacts::plugin(plugin)])
-}
+use theseus_tests::{Client, Home, Host, Json, artifacts, host::with_plugin, json, load::Load, until};
 
 fn with_troublemaker() -> (Home, Host, Client) {
     hosted(Home::new(), &[artifacts::troublemaker()])

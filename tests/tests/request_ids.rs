@@ -4,15 +4,7 @@
 
 use std::thread;
 
-use theseus_tests::{Client, Home, Host, Json, artifacts, json};
-
-fn with_plugin(plugin: &str) -> (Home, Host, Client) {
-    let home = Home::new();
-    let host = Host::start(&home);
-    home.swap(&[&artifacts::plugin(plugin)]);
-    let client = host.client();
-    (home, host, client)
-}
+use theseus_tests::{Host, Json, artifacts, host::with_plugin, json};
 
 #[test]
 fn a_request_id_is_executed_once_also_by_the_hosts_that_follow() {

@@ -101,27 +101,8 @@ impl Session {
             portable::export(&self.home, at, &mut io::stdout().lock())?;
             return Ok(());
         };
-        // A link stays: what it leads to is replaced.
-        let file = &fs::canonicalize(file).unwrap_or_else(|_| file.to_owned());
-        let cannot = |error: io::Error| Fault::failed("output", format!("{}: {error}", file.display()));
         let stop = stop_signals()?;
-        let export = |out: &File| Ok(portable::export(&self.home, at, &mut Stoppable { out, stop: &stop })?);
-        let exported = if fs::metadata(file).is_ok_and(|there| !there.is_file()) {
-            // A pipe or a device takes it as it comes, and nothing may take its place.
-            fs::OpenOptions::new().write(true).open(file).map_err(cannot).and_then(|out| export(&out))
-        } else {
-            let temporary = beside(file);
-            let exported = begin(file, &temporary).map_err(cannot).and_then(|out| {
-                let exported = export(&out)?;
-                out.sync_all().and_then(|()| fs::rename(&temporary, file)).map_err(cannot)?;
-                Ok(exported)
-            });
-            if exported.is_err() {
-                // What counts is why it failed.
-                _ = fs::remove_file(&temporary);
-            }
-            exported
-        };
+        let exported = written(file, |out| Ok(portable::export(&self.home, at, &mut Stoppable { out, stop: &stop })?));
         let exported = match exported {
             Err(_) if stop.load(Ordering::Relaxed) => return Err(interrupted("nothing was exported")),
             exported => exported?,
@@ -163,6 +144,28 @@ impl Session {
 
 fn head(document: &Json) -> String {
     format!("head {}\n", output::head(document))
+}
+
+/// Has a file written, which takes the place of the one that is there when it is whole.
+fn written<T>(file: &Path, write: impl FnOnce(&File) -> Result<T, Fault>) -> Result<T, Fault> {
+    // A link stays: what it leads to is replaced.
+    let file = &fs::canonicalize(file).unwrap_or_else(|_| file.to_owned());
+    let cannot = |error: io::Error| Fault::failed("output", format!("{}: {error}", file.display()));
+    if fs::metadata(file).is_ok_and(|there| !there.is_file()) {
+        // A pipe or a device takes it as it comes, and nothing may take its place.
+        return write(&fs::OpenOptions::new().write(true).open(file).map_err(cannot)?);
+    }
+    let temporary = beside(file);
+    let done = begin(file, &temporary).map_err(cannot).and_then(|out| {
+        let done = write(&out)?;
+        out.sync_all().and_then(|()| fs::rename(&temporary, file)).map_err(cannot)?;
+        Ok(done)
+    });
+    if done.is_err() {
+        // What counts is why it failed.
+        _ = fs::remove_file(&temporary);
+    }
+    done
 }
 
 /// A place in the same folder for what is not whole yet.

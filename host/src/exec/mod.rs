@@ -1,4 +1,5 @@
-//! Executing messages: commands one after another on one thread, queries in parallel on a few, commits on one more as long as there is something to do meanwhile.
+//! Executing messages: commands one after another on one thread, queries in parallel on a few, commits on one more, as long as there is
+//! something to do meanwhile.
 //!
 //! ```text
 //! clients -> queue -> executor -> closed batch -> committer -> history, answers
@@ -44,6 +45,8 @@ use rustix::time::{ClockId, clock_gettime};
 use theseus_abi::Failure;
 use theseus_value::ObjectId;
 
+#[cfg(test)]
+pub(crate) use self::state::Nothing;
 pub use self::{
     again::{Given, Repeated, Repeater},
     executor::Posting,

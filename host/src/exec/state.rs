@@ -76,3 +76,22 @@ pub(super) fn storage(error: StorageError) -> Failure {
     let code = if damaged { FailureCode::IDENTITY_DAMAGED } else { FailureCode::STORAGE };
     Failure::new(code, error.to_string())
 }
+
+/// A state in which nothing is.
+#[cfg(test)]
+pub(crate) struct Nothing;
+
+#[cfg(test)]
+impl State for Nothing {
+    fn object(&mut self, _: ObjectId) -> Result<Option<Arc<ObjectRecord>>, Failure> {
+        Ok(None)
+    }
+
+    fn last_in_schema(&mut self, _: ObjectId, _: u32) -> Result<Option<Arc<ObjectRecord>>, Failure> {
+        Ok(None)
+    }
+
+    fn name(&mut self, _: &str) -> Result<Option<ObjectId>, Failure> {
+        Ok(None)
+    }
+}

@@ -376,8 +376,8 @@ impl<'a> Turn<'a> {
         Ok(())
     }
 
-    /// Whether every object that an encoded value refers to is or was there: a reference would come to mean whatever gets its id. What
-    /// the value `before` it has is passed over: it is none of this turn's doing.
+    /// Whether every object that an encoded value refers to is or was there: else the reference would come to mean whatever gets that id.
+    /// References that stand in `before`, the value that is replaced, are passed over: they are none of this turn's doing.
     pub(super) fn check_references(&self, encoded: &[u8], before: &[u8]) -> Result<(), Failure> {
         let strangers = |encoded: &[u8]| {
             let mut found = Vec::new();

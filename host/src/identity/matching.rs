@@ -147,6 +147,16 @@ impl<'a> Test<'a> {
     }
 }
 
+/// One search: what is looked for, in which view of the table, and as of when.
+struct Search<'a> {
+    view: &'a TableView,
+    /// Up to where the view has seen the history.
+    since: Tid,
+    as_of: AsOf,
+    head: Tid,
+    test: &'a Test<'a>,
+}
+
 /// An object that was found, with its place in the index.
 type Found = (Vec<u8>, ObjectId, Version);
 
@@ -182,7 +192,8 @@ impl Reader {
             let since = view.reached()?.tid;
             // The table never goes beyond what is durable.
             let head = self.identity().head().tid;
-            let changed = self.changed_since(since, as_of, head, &test)?;
+            let search = Search { view: &view, since, as_of, head, test: &test };
+            let changed = self.changed_since(&search)?;
             // What has left the overlay meanwhile is in the table, but not in this view of it.
             if self.identity().reached() > since {
                 continue;
@@ -190,7 +201,7 @@ impl Reader {
             let is_after = |(value, object, _): &Found| after.is_none_or(|after| *place(value, *object) > *after);
             let mut changed: Vec<Found> = changed.into_iter().filter(is_after).collect();
             changed.sort_unstable_by(|a, b| (&a.0, a.1).cmp(&(&b.0, b.1)));
-            return self.merge(&view, since, as_of, head, &test, changed, after, wanted.limit).map(Some);
+            return self.merge(&search, changed, after, wanted.limit).map(Some);
         }
     }
 
@@ -202,14 +213,9 @@ impl Reader {
         }
     }
 
-    /// The objects that pass and were written after `since`, in no order.
-    fn changed_since(
-        &mut self,
-        since: Tid,
-        as_of: AsOf,
-        head: Tid,
-        test: &Test<'_>,
-    ) -> Result<Vec<Found>, StorageError> {
+    /// The objects that pass and were written after what the view has seen, in no order.
+    fn changed_since(&mut self, search: &Search<'_>) -> Result<Vec<Found>, StorageError> {
+        let Search { since, as_of, head, test, .. } = *search;
         let (mut found, mut unsure, mut broken) = (Vec::new(), Vec::new(), None);
         let ours = |version: &Version| version.record.as_ref().map(|record| record.behavior == test.index.behavior);
         self.identity().objects.visit(|object, versions| {
@@ -246,18 +252,14 @@ impl Reader {
     }
 
     /// Puts what has changed among the rows of the index.
-    #[expect(clippy::too_many_arguments, reason = "the one place where the parts of a search come together")]
     fn merge(
         &mut self,
-        view: &TableView,
-        since: Tid,
-        as_of: AsOf,
-        head: Tid,
-        test: &Test<'_>,
+        search: &Search<'_>,
         changed: Vec<Found>,
         after: Option<&[u8]>,
         limit: usize,
     ) -> Result<Matching, StorageError> {
+        let Search { view, as_of, test, .. } = *search;
         let (mut found, mut unreadable) = (Vec::<Found>::new(), Vec::new());
         let mut changed = changed.into_iter().peekable();
         let number = test.index.number;
@@ -288,7 +290,7 @@ impl Reader {
                 if found.len() > limit {
                     break;
                 }
-                match self.look_up(view, since, as_of, head, test, &value, object) {
+                match self.look_up(search, &value, object) {
                     Ok(Some(version)) => found.push((value, object, version)),
                     Ok(None) => {}
                     Err(error @ StorageError::Damaged { .. }) if matches!(as_of, AsOf::Newest) => {
@@ -311,17 +313,13 @@ impl Reader {
     }
 
     /// The object of a row of the index, if the row still counts and the object passes.
-    #[expect(clippy::too_many_arguments, reason = "what a search is about and a row")]
     fn look_up(
         &mut self,
-        view: &TableView,
-        since: Tid,
-        as_of: AsOf,
-        head: Tid,
-        test: &Test<'_>,
+        search: &Search<'_>,
         value: &[u8],
         object: ObjectId,
     ) -> Result<Option<Version>, StorageError> {
+        let Search { view, since, as_of, head, test } = *search;
         let Some(version) = self.version(object, as_of, head)? else { return Err(wrong_row(view, test, object)) };
         // Of what has changed, the overlay has told already.
         if version.tid > since {

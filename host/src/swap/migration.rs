@@ -340,7 +340,7 @@ impl Walker {
                 "{objects} objects of {behavior} are left in schema {from} instead of {to}: {failed} failed to migrate"
             );
         }
-        log::debug!("looked through all objects in {:?}", started.elapsed());
+        log::debug!("walked over the objects in {:?}", started.elapsed());
         Ok(())
     }
 
@@ -364,7 +364,7 @@ impl Walker {
             let Some(behavior) = plugins.behavior(&record.behavior) else { continue };
             if behavior.schema() != record.schema {
                 found.push((object, record.behavior.clone(), record.schema));
-                if found.len() == self.at_once {
+                if found.len() >= self.at_once {
                     break;
                 }
             }

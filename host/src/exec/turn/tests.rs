@@ -3,23 +3,7 @@
 use theseus_value::Value;
 
 use super::*;
-
-/// No objects at all.
-struct Nothing;
-
-impl State for Nothing {
-    fn object(&mut self, _: ObjectId) -> Result<Option<Arc<ObjectRecord>>, Failure> {
-        Ok(None)
-    }
-
-    fn last_in_schema(&mut self, _: ObjectId, _: u32) -> Result<Option<Arc<ObjectRecord>>, Failure> {
-        Ok(None)
-    }
-
-    fn name(&mut self, _: &str) -> Result<Option<ObjectId>, Failure> {
-        Ok(None)
-    }
-}
+use crate::exec::Nothing;
 
 #[test]
 fn references_to_what_never_was_are_refused_unless_they_stood_there_before() {

@@ -238,25 +238,9 @@ mod tests {
     use super::*;
     use crate::{
         config::Execution,
+        exec::Nothing,
         identity::{Naming, Pointers, RecordedFailure, Tid, Write},
     };
-
-    /// A state in which nothing is.
-    struct Nothing;
-
-    impl State for Nothing {
-        fn object(&mut self, _: ObjectId) -> Result<Option<Arc<ObjectRecord>>, Failure> {
-            Ok(None)
-        }
-
-        fn last_in_schema(&mut self, _: ObjectId, _: u32) -> Result<Option<Arc<ObjectRecord>>, Failure> {
-            Ok(None)
-        }
-
-        fn name(&mut self, _: &str) -> Result<Option<ObjectId>, Failure> {
-            Ok(None)
-        }
-    }
 
     fn map(entries: &[(&str, Value)]) -> Value {
         Value::Map(entries.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect())
